@@ -1,0 +1,1 @@
+"""Everything between robot units and token ids. No jax here."""

@@ -1,0 +1,1 @@
+"""Parity, benchmark, success, bag replay."""

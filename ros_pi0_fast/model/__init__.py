@@ -1,0 +1,1 @@
+"""The model: pure functions and Flax modules on arrays."""

@@ -1,0 +1,1 @@
+"""The simulated tabletop, its expert, and its robot node."""

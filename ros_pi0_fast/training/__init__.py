@@ -1,0 +1,1 @@
+"""Training of the policy and of what makes it faster."""
