@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ def plot_curve(records: Sequence[Mapping], path: Path, *, title: str) -> None:
         other.plot(steps, [100 * row['token_accuracy'] for row in rows],
                    color='tab:orange', linewidth=1)
         other.set_ylabel('next token right, % (orange)')
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         if before.get('round') != after.get('round'):
             axis.axvline(before['step'], color='grey', linewidth=0.8, linestyle='--')
             axis.annotate(f'DAgger {after["round"]}', (before['step'], axis.get_ylim()[1]),

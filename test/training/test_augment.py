@@ -54,5 +54,5 @@ def test_no_colour_turns_into_another() -> None:
 def test_wrong_type_is_refused() -> None:
     with pytest.raises(ValueError, match='float32'):
         augment(jnp.zeros((1, 4, 4, 3)), jax.random.key(0), AugmentConfig())
-    with pytest.raises(ValueError, match='brightness is 1.5'):
+    with pytest.raises(ValueError, match=r'brightness is 1\.5'):
         AugmentConfig(brightness=1.5)

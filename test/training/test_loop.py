@@ -1,6 +1,7 @@
 """The loop on a loss of its own: a linear map, so that the right answer is known."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -71,7 +72,7 @@ def run_script(folder: Path, pause: float, **environment: str) -> subprocess.Pop
 
 
 def test_finds_the_known_weights(tmp_path: Path) -> None:
-    data, weight = make_data()
+    _, weight = make_data()
     state = train(tmp_path)
     records = MetricsFile(tmp_path / 'metrics.jsonl').read()
     assert [r['step'] for r in records] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
@@ -100,11 +101,11 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_four_devices_give_the_losses_of_one(tmp_path: Path) -> None:
-    code = ("import sys, pathlib, jax; sys.path.insert(0, sys.argv[2]); import test_loop; "
-            "from ros_pi0_fast.training.loop import data_mesh; "
-            "assert len(jax.devices()) == 4, jax.devices(); "
-            "test_loop.train(pathlib.Path(sys.argv[1]), mesh=data_mesh()); "
-            "test_loop.check_refused(pathlib.Path(sys.argv[1]), data_mesh())")
+    code = ('import sys, pathlib, jax; sys.path.insert(0, sys.argv[2]); import test_loop; '
+            'from ros_pi0_fast.training.loop import data_mesh; '
+            'assert len(jax.devices()) == 4, jax.devices(); '
+            'test_loop.train(pathlib.Path(sys.argv[1]), mesh=data_mesh()); '
+            'test_loop.check_refused(pathlib.Path(sys.argv[1]), data_mesh())')
     subprocess.run([sys.executable, '-c', code, str(tmp_path / 'four'),
                     str(Path(__file__).parent)], check=True, timeout=120,
                    env={**os.environ, 'JAX_PLATFORMS': 'cpu',
@@ -134,7 +135,7 @@ def test_schedule() -> None:
     assert rates[0] == pytest.approx(0.05 / 5)
     assert max(rates) == pytest.approx(0.05) and int(np.argmax(rates)) in (4, 5)
     assert rates[-1] == pytest.approx(0.05 * CONFIG.final_learning_rate)
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
 
 
 def test_metrics_survive_a_cut_line_and_draw(tmp_path: Path) -> None:
