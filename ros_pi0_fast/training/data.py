@@ -1,0 +1,163 @@
+"""Labelled frames on disk, and the arrays that the train loop eats.
+
+A shard is one .npz of frames in robot units: what the policy sees and the chunk that the expert
+would execute. Frames become tokens through `PolicyCodec.encode_example` and nothing else, so that
+training and deployment build their inputs by the same code. Nothing here imports jax: tokens are
+made in worker processes that must not touch the accelerator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from ros_pi0_fast.codec.policy_codec import PolicyCodec
+from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.types import Observation
+
+TOKEN_ARRAYS = ('tokens', 'token_mask', 'ar_mask', 'loss_mask')
+_IMAGE = 'image/'
+
+
+class DatasetError(ValueError):
+    """A shard cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Labelled observations, in robot units, with one leading axis n."""
+
+    images: Mapping[str, np.ndarray]
+    """Model image key -> uint8 RGB [n, h, w, 3]."""
+    states: np.ndarray
+    """float32 [n, state_dim]."""
+    chunks: np.ndarray
+    """float32 [n, horizon, action_dim]: absolute actions from the frame's instant on."""
+    instructions: np.ndarray
+    """str [n]."""
+    seeds: np.ndarray
+    """int64 [n]: seed of the episode that the frame is from."""
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) for name, array in (
+            *self.images.items(), ('states', self.states), ('chunks', self.chunks),
+            ('instructions', self.instructions), ('seeds', self.seeds))}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f'frames have arrays of different lengths: {lengths}')
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def observation(self, index: int) -> Observation:
+        """Return one frame as the observation that a node would have assembled."""
+        return Observation(images={key: array[index] for key, array in self.images.items()},
+                           state=self.states[index], instruction=str(self.instructions[index]))
+
+    @classmethod
+    def stack(cls, observations: Sequence[Observation], chunks: Sequence[np.ndarray],
+              seeds: Sequence[int]) -> Frames:
+        """Make frames of observations and their labels."""
+        keys = sorted(observations[0].images)
+        return cls(
+            images={key: np.stack([o.images[key] for o in observations]) for key in keys},
+            states=np.stack([o.state for o in observations]).astype(np.float32),
+            chunks=np.stack(chunks).astype(np.float32),
+            instructions=np.asarray([o.instruction for o in observations]),
+            seeds=np.asarray(seeds, np.int64))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Frames]) -> Frames:
+        """Join frames of the same cameras and dimensions."""
+        return cls(images={key: np.concatenate([part.images[key] for part in parts])
+                           for key in parts[0].images},
+                   **{name: np.concatenate([getattr(part, name) for part in parts])
+                      for name in ('states', 'chunks', 'instructions', 'seeds')})
+
+    def save(self, path: Path) -> None:
+        """Write a shard; the file appears whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix('.tmp')
+        with temporary.open('wb') as file:
+            np.savez(file, states=self.states, chunks=self.chunks, seeds=self.seeds,
+                     instructions=self.instructions,
+                     **{_IMAGE + key: array for key, array in self.images.items()})
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Frames:
+        """Read a shard.
+
+        Raises:
+            DatasetError: if the file is no shard.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            images = {name.removeprefix(_IMAGE): arrays.pop(name)
+                      for name in list(arrays) if name.startswith(_IMAGE)}
+            return cls(images=images, **arrays)
+        except (OSError, ValueError, TypeError) as error:
+            raise DatasetError(f'{path}: is no shard of frames: {error}') from error
+
+
+def encode_frames(frames: Frames, codec: PolicyCodec) -> dict[str, np.ndarray]:
+    """Encode frames for the model.
+
+    Returns:
+        `tokens` int32 and `token_mask`, `ar_mask`, `loss_mask` bool [n, max_token_len], and
+        `image/<key>` uint8 [n, h, w, 3] at the model's size.
+
+    Raises:
+        DatasetError: if an example fills max_token_len, so that its end may have been cut.
+    """
+    examples = [codec.encode_example(frames.observation(i), frames.chunks[i])
+                for i in range(len(frames))]
+    arrays = {name: np.stack([np.asarray(getattr(example, name)) for example in examples])
+              for name in TOKEN_ARRAYS}
+    full = arrays['token_mask'].all(axis=1)
+    if full.any():
+        raise DatasetError(
+            f'{int(full.sum())} of {len(frames)} examples fill max_token_len '
+            f'{arrays["tokens"].shape[1]}: the end of their actions would be cut; first '
+            f'instruction: {frames.instructions[int(full.argmax())]!r}')
+    result = {'tokens': arrays['tokens'].astype(np.int32)}
+    result |= {name: arrays[name].astype(bool) for name in TOKEN_ARRAYS[1:]}
+    for key in sorted(examples[0].images):
+        result[_IMAGE + key] = np.stack([example.images[key] for example in examples])
+    return result
+
+
+def encode_shards(paths: Iterable[Path], checkpoint: Path, profile: Path, *,
+                  workers: int) -> dict[str, np.ndarray]:
+    """Encode shards in worker processes and join them.
+
+    Args:
+        paths: shards, in the order of the result.
+        checkpoint: folder whose assets and policy.json make the codec.
+        profile: YAML of the robot.
+        workers: processes; 0 encodes in this one.
+
+    Returns:
+        What `encode_frames` returns, over all shards.
+    """
+    jobs = [(Path(path), Path(checkpoint), Path(profile)) for path in paths]
+    if workers == 0 or len(jobs) == 1:
+        parts = [_encode_shard(job) for job in jobs]
+    else:
+        # Spawned, not forked: a forked child would inherit JAX's threads in an unknown state.
+        with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn')) as pool:
+            parts = list(pool.map(_encode_shard, jobs))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _encode_shard(job: tuple[Path, Path, Path]) -> dict[str, np.ndarray]:
+    path, checkpoint, profile = job
+    codec = PolicyCodec.from_checkpoint(checkpoint, RobotProfile.load(profile))
+    return encode_frames(Frames.load(path), codec)
