@@ -1,0 +1,1 @@
+"""`ros2 launch`: read XML launch files, start their processes, end them together."""
