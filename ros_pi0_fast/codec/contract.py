@@ -44,14 +44,11 @@ class ModelFacts(Protocol):
     action_dim: int
     action_horizon: int
     camera_keys: tuple[str, ...]
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding."""
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) that its position embeddings are for."""
+    first_token_offset: int
+    gemma: Any
+    """Has vocab_size, the rows of the embedding."""
+    siglip: Any
+    """Has patch_size and grid, both (height, width)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,20 +141,19 @@ def check_contract(contract: PolicyContract | None, profile: RobotProfile, norm_
     mismatches = [*_against_contract(contract, profile, text),
                   *_against_stats(profile, norm_stats), *_among_tokenizers(contract, text, fast)]
     if model_config is not None:
-        mismatches += _against_model(profile, text, model_config)
+        mismatches += _against_model(contract, profile, text, model_config)
     if mismatches:
         raise ContractError(*mismatches)
 
 
 def _against_contract(contract: PolicyContract | None, profile: RobotProfile,
                       text: TextTokenizer) -> Iterator[str]:
+    where = _name(contract)
     if contract is None:
         # What is true of every openpi pi0-FAST checkpoint, for it has no file to say so.
-        where = f'an openpi checkpoint (no {CONTRACT_FILE})'
         pairs = [('normalization', profile.normalization, 'quantile')]
         offset = OPENPI_FIRST_TOKEN_OFFSET
     else:
-        where = f'checkpoint {contract.source or CONTRACT_FILE}'
         wanted = PolicyContract.from_profile(
             profile, text_vocab_size=text.vocab_size, first_token_offset=0)
         pairs = [(key, getattr(wanted, key), getattr(contract, key)) for key in (
@@ -216,19 +212,33 @@ def _among_tokenizers(contract: PolicyContract | None, text: TextTokenizer,
                f'text tokenizer {text.source} needs {_show(clashing)} among them')
 
 
-def _against_model(profile: RobotProfile, text: TextTokenizer, model: ModelFacts,
-                   ) -> Iterator[str]:
-    if text.vocab_size != model.vocab_size:
+def _against_model(contract: PolicyContract | None, profile: RobotProfile, text: TextTokenizer,
+                   model: ModelFacts) -> Iterator[str]:
+    if text.vocab_size != model.gemma.vocab_size:
         yield (f'vocabulary: tokenizer {text.source} has {text.vocab_size} pieces, '
-               f'checkpoint params has {model.vocab_size} embedding rows')
+               f'the checkpoint has {model.gemma.vocab_size} embedding rows')
     for key, ours, theirs in (
             ('action_dim', profile.action_dim, model.action_dim),
             ('action_horizon', profile.horizon, model.action_horizon),
-            ('camera_keys', profile.camera_keys, tuple(model.camera_keys)),
-            ('image_size', profile.image_size, tuple(model.image_size))):
+            ('camera_keys', profile.camera_keys, tuple(model.camera_keys))):
         if ours != theirs:
             yield (f'{key}: profile {profile.source} says {_show(ours)}, '
-                   f'checkpoint params says {_show(theirs)}')
+                   f'the model configuration says {_show(theirs)}')
+    grid = tuple(np.floor_divide(profile.image_size, model.siglip.patch_size).tolist())
+    if grid != tuple(model.siglip.grid):
+        yield (f'image_size: profile {profile.source} says {_show(profile.image_size)}, '
+               f'{_show(grid)} patches of {_show(model.siglip.patch_size)}, '
+               f'the checkpoint has position embeddings for {_show(model.siglip.grid)}')
+    offset = OPENPI_FIRST_TOKEN_OFFSET if contract is None else contract.first_token_offset
+    if model.first_token_offset != offset:
+        yield (f'first_token_offset: {_name(contract)} says {offset}, '
+               f'the model configuration says {model.first_token_offset}')
+
+
+def _name(contract: PolicyContract | None) -> str:
+    if contract is None:
+        return f'an openpi checkpoint (no {CONTRACT_FILE})'
+    return f'checkpoint {contract.source or CONTRACT_FILE}'
 
 
 def _show(value: object) -> str:
