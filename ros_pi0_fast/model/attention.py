@@ -1,0 +1,81 @@
+"""Attention behind one seam: implementations are chosen, the model is not forked.
+
+A prefix is packed, so what a query may see is a contiguous range of slots, and `Visible` says
+which. Only the reference path, which follows openpi slot by slot, needs a dense mask.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+# What openpi adds to hidden scores; finite, so that a row that sees nothing stays a number.
+HIDDEN = -2.3819763e38
+
+
+@flax.struct.dataclass
+class Visible:
+    """Which key slots each query sees: those in [start, end), or those that `dense` marks."""
+
+    end: jax.Array | None = None
+    """int32 [b, t]: one past the last slot that the query sees."""
+    start: jax.Array | None = None
+    """int32 [b]: first slot that is seen; None for 0."""
+    dense: jax.Array | None = None
+    """bool [b, t, s]: used instead of the range."""
+    uniform: bool = flax.struct.field(pytree_node=False, default=False)
+    """All queries of a row have the same `end`, as in a prefix: no causal part."""
+
+    def mask(self, slots: int) -> jax.Array:
+        """Return the dense form, bool [b, t, slots]; slots that `dense` lacks are hidden."""
+        if self.dense is not None:
+            missing = slots - self.dense.shape[-1]
+            return jnp.pad(self.dense, ((0, 0), (0, 0), (0, missing)))
+        slot = jnp.arange(slots, dtype=jnp.int32)
+        seen = slot < self.end[..., None]
+        return seen if self.start is None else seen & (slot >= self.start[:, None, None])
+
+
+    def of_token(self, index: jax.Array) -> Visible:
+        """Return what token index[b] of each row sees."""
+        def take(x: jax.Array | None) -> jax.Array | None:
+            return x if x is None else jax.vmap(
+                lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, 1))(x, index)
+
+        return self.replace(end=take(self.end), dense=take(self.dense), uniform=True)
+
+
+class Attend(Protocol):
+    """What an implementation of attention is."""
+
+    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
+                 score_dtype: jnp.dtype) -> jax.Array:
+        """Return the attended values, [b, t, n, h] in the dtype of v.
+
+        Args:
+            q: [b, t, n, h]: queries, already scaled.
+            k: [b, s, m, h]: keys; n is a multiple of m, heads of one group are adjacent.
+            v: [b, s, m, h]: values.
+            visible: What each query sees; None for everything.
+            score_dtype: Lowest precision of scores and softmax.
+        """
+        ...
+
+
+def reference(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
+              score_dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Attend as openpi's gemma_fast.py and flax.linen.dot_product_attention do: see Attend."""
+    b, t, n, h = q.shape
+    kv_heads = k.shape[2]
+    dtype = jnp.promote_types(q.dtype, k.dtype)
+    grouped = q.astype(dtype).reshape(b, t, kv_heads, n // kv_heads, h)
+    scores = jnp.einsum('btkgh,bskh->bkgts', grouped, k.astype(dtype),
+                        preferred_element_type=score_dtype)
+    if visible is not None:
+        mask = visible.mask(k.shape[1])
+        scores = jnp.where(mask[:, None, None], scores, HIDDEN)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum('bkgts,bskh->btkgh', probabilities, v).reshape(b, t, n, h)

@@ -1,0 +1,89 @@
+"""Keys and values of the tokens so far, at fixed capacity, written in place."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class LayerCache:
+    """Keys and values of one layer, or of all layers stacked along a new first axis.
+
+    A type with the same methods can take its place (a quantized cache does).
+    """
+
+    k: jax.Array
+    """[b, capacity, kv_heads, head_dim]: keys, after the rotary embedding."""
+    v: jax.Array
+    """[b, capacity, kv_heads, head_dim]: values."""
+
+    def append(self, k: jax.Array, v: jax.Array, slot: jax.Array | int) -> LayerCache:
+        """Return the cache with k, v [b, t, kv_heads, head_dim] written from `slot` on.
+
+        Args:
+            k: Keys.
+            v: Values.
+            slot: int32 [b], or one int for all rows. slot + t must not exceed the capacity.
+        """
+        return LayerCache(k=_write(self.k, k, slot), v=_write(self.v, v, slot))
+
+    def read(self) -> tuple[jax.Array, jax.Array]:
+        """Return all keys and values, valid or not."""
+        return self.k, self.v
+
+
+def _write(buffer: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
+    new = new.astype(buffer.dtype)
+    # One slice is updated in place; a scatter of rows may not be.
+    if isinstance(slot, int):
+        return jax.lax.dynamic_update_slice(buffer, new, (0, slot, 0, 0))
+    if buffer.shape[0] == 1:
+        return jax.lax.dynamic_update_slice(buffer, new, (0, slot[0], 0, 0))
+    return jax.vmap(lambda row, value, at: jax.lax.dynamic_update_slice(
+        row, value, (at, 0, 0)))(buffer, new, slot)
+
+
+@flax.struct.dataclass
+class KVCache:
+    """The cache of a whole model. Row b holds valid slots [start[b], start[b] + length[b])."""
+
+    layers: tuple[LayerCache, ...] | LayerCache
+    """One for each layer, updated in place by unrolled layers; or stacked, for scanned ones."""
+    start: jax.Array
+    """int32 [b]: first valid slot: 0, but where a prefix is right-aligned as in openpi."""
+    length: jax.Array
+    """int32 [b]: valid tokens; lower it to take tokens back."""
+
+    @property
+    def end(self) -> jax.Array:
+        """int32 [b]: the slot that the next token goes to."""
+        return self.start + self.length
+
+    @property
+    def stacked(self) -> bool:
+        """Tell whether the layers are stacked."""
+        return not isinstance(self.layers, tuple)
+
+    @property
+    def capacity(self) -> int:
+        """Slots of a row."""
+        layer = self.layers if self.stacked else self.layers[0]
+        return layer.k.shape[-3]
+
+    def rollback(self, tokens: jax.Array | int) -> KVCache:
+        """Return the cache without each row's last tokens (int32 [b] or int)."""
+        return self.replace(length=self.length - tokens)
+
+
+def init_cache(*, depth: int, batch: int, capacity: int, kv_heads: int, head_dim: int,
+               dtype: jnp.dtype, stacked: bool = False) -> KVCache:
+    """Return an empty cache."""
+    shape = (batch, capacity, kv_heads, head_dim)
+    if stacked:
+        shape = (depth, *shape)
+    layers = [LayerCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+              for _ in range(1 if stacked else depth)]
+    zero = jnp.zeros((batch,), jnp.int32)
+    return KVCache(layers=layers[0] if stacked else tuple(layers), start=zero, length=zero)

@@ -1,0 +1,168 @@
+"""Greedy decoding in one loop on the device.
+
+A loop pass feeds the last id through the decoder and chooses the next, so that n ids cost n − 1
+passes after the prefill. With a grammar, only ids may be chosen from which the chunk can still be
+completed, and a row stops as soon as it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ros_pi0_fast.model.cache import KVCache
+from ros_pi0_fast.model.einsum import Weight
+from ros_pi0_fast.model.layers import Params
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
+
+
+@flax.struct.dataclass
+class GrammarTables:
+    """The tables of codec.grammar.FastGrammar on the device; column i is candidate i."""
+
+    count: jax.Array
+    """int32 [states, n]: coefficients that a candidate completes; -1 where not allowed."""
+    next_state: jax.Array
+    """int32 [states, n]: state after it."""
+    shortest: jax.Array
+    """int32 [states, coefficients + 1]: fewest ids that complete the chunk from a state with so
+    many coefficients remaining."""
+
+
+@flax.struct.dataclass
+class Progress:
+    """How far each row's chunk is, by the grammar."""
+
+    state: jax.Array
+    """int32 [b]: state of the grammar; 0 between coefficients."""
+    remaining: jax.Array
+    """int32 [b]: coefficients to go."""
+
+    @classmethod
+    def start(cls, grammar: GrammarTables, batch: int) -> Progress:
+        """Return the progress of rows in which nothing is decoded yet."""
+        whole = grammar.shortest.shape[1] - 1
+        return cls(state=jnp.zeros((batch,), jnp.int32),
+                   remaining=jnp.full((batch,), whole, jnp.int32))
+
+    @property
+    def complete(self) -> jax.Array:
+        """bool [b]: the chunk is whole."""
+        return (self.remaining == 0) & (self.state == 0)
+
+    def allowed(self, grammar: GrammarTables, ids_left: jax.Array) -> jax.Array:
+        """Tell which candidates may follow so that `ids_left` ids suffice: bool [b, n]."""
+        count = grammar.count[self.state]
+        rest = self.remaining[:, None] - jnp.maximum(count, 0)
+        needed = grammar.shortest[grammar.next_state[self.state], jnp.maximum(rest, 0)]
+        return (count >= 0) & (rest >= 0) & (needed < ids_left)
+
+    def advance(self, grammar: GrammarTables, choice: jax.Array) -> Progress:
+        """Return the progress after candidates int32 [b]; a complete row stays as it is."""
+        count, state = grammar.count[self.state, choice], grammar.next_state[self.state, choice]
+        return Progress(state=jnp.where(self.complete, self.state, state),
+                        remaining=jnp.where(self.complete, 0, self.remaining - count))
+
+
+@flax.struct.dataclass
+class DecodeState:
+    """What the loop carries. Every buffer is updated in place."""
+
+    step: jax.Array
+    """int32 []: ids chosen so far, the same for all rows."""
+    token: jax.Array
+    """int32 [b]: the model id chosen last; 0 in rows that are finished."""
+    tokens: jax.Array
+    """int32 [b, max_ids]: model ids chosen; 0 beyond a row's end."""
+    length: jax.Array
+    """int32 [b]: ids of each row, its EOS included."""
+    finished: jax.Array
+    """bool [b]: the row has its EOS, or its chunk is complete."""
+    progress: Progress | None
+    """By the grammar; None where there is none."""
+    cache: KVCache
+    """Of all tokens but the one chosen last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """What is static about decoding."""
+
+    max_ids: int
+    """Most ids of a row; with a grammar, at least shortest[0, coefficients]."""
+    eos_id: int | None = 1
+    """Model id that ends a row (1 in PaliGemma's vocabulary); None for none."""
+
+
+def greedy(model: Pi0Fast, params: Params, hidden: jax.Array, cache: KVCache, *,
+           options: DecodeOptions, candidates: jax.Array | None = None,
+           head: Weight | None = None, grammar: GrammarTables | None = None) -> DecodeState:
+    """Choose the likeliest id, again and again.
+
+    Args:
+        model: The network.
+        params: Its parameters.
+        hidden: [b, 1, d]: output at the last token so far.
+        cache: Of all tokens so far, with room for max_ids - 1 more (this is not checked: lengths
+            are not static).
+        options: What is static.
+        candidates: int32 [n]: model ids to choose from; None for the whole vocabulary.
+        head: The head's rows of the candidates, where the caller has them at hand.
+        grammar: Over the candidates: constrains the choice, and ends a row that is complete.
+
+    Returns:
+        The loop's last state.
+    """
+    head = model.head(params, candidates) if head is None else head
+    choose = _chooser(model, head, candidates, grammar, options)
+
+    def body(state: DecodeState) -> DecodeState:
+        hidden, cache = model.decode_step(params, state.token[:, None], state.cache)
+        return choose(hidden, state.replace(cache=cache))
+
+    def going_on(state: DecodeState) -> jax.Array:
+        return (state.step < options.max_ids) & ~jnp.all(state.finished)
+
+    with jax.named_scope('decode'):
+        return jax.lax.while_loop(going_on, body,
+                                  choose(hidden, _start(hidden.shape[0], cache, grammar, options)))
+
+
+def _start(batch: int, cache: KVCache, grammar: GrammarTables | None,
+           options: DecodeOptions) -> DecodeState:
+    zero = jnp.zeros((batch,), jnp.int32)
+    return DecodeState(
+        step=jnp.zeros((), jnp.int32), token=zero, length=zero, finished=zero > 0, cache=cache,
+        tokens=jnp.zeros((batch, options.max_ids), jnp.int32),
+        progress=None if grammar is None else Progress.start(grammar, batch))
+
+
+def _chooser(model: Pi0Fast, head: Weight, candidates: jax.Array | None,
+             grammar: GrammarTables | None, options: DecodeOptions,
+             ) -> Callable[[jax.Array, DecodeState], DecodeState]:
+    """Return the function that appends to a state what its rows' outputs [b, 1, d] point to."""
+    def choose(hidden: jax.Array, state: DecodeState) -> DecodeState:
+        logits = model.project(hidden[:, -1], head)
+        progress = state.progress
+        if grammar is not None:
+            allowed = progress.allowed(grammar, options.max_ids - state.step)
+            logits = jnp.where(allowed, logits, -jnp.inf)
+        choice = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        token = choice if candidates is None else candidates[choice]
+        token = jnp.where(state.finished, 0, token)
+        finished = state.finished
+        if options.eos_id is not None:
+            finished = finished | (token == options.eos_id)
+        if grammar is not None:
+            progress = progress.advance(grammar, choice)
+            finished = finished | progress.complete
+        return state.replace(
+            step=state.step + 1, token=token, finished=finished, progress=progress,
+            tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], (0, state.step)),
+            length=state.length + (~state.finished).astype(jnp.int32))
+
+    return choose
