@@ -25,7 +25,8 @@ class Launch:
         with self.output_path.open('wb') as output:
             self.process = subprocess.Popen(
                 [PYTHON, '-m', 'ros2cli.main', 'launch', str(path), *arguments], stdout=output,
-                stderr=subprocess.STDOUT, env={**os.environ, 'ROS_LOG_DIR': str(folder / 'log')})
+                stderr=subprocess.STDOUT,
+                env={**os.environ, 'ROS_LOG_DIR': str(folder / 'log'), 'TMPDIR': str(folder)})
 
     @property
     def output(self) -> str:
