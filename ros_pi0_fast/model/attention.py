@@ -56,7 +56,7 @@ class Attend(Protocol):
         """Return the attended values, [b, t, n, h] in the dtype of v.
 
         Args:
-            q: [b, t, n, h]: queries, already scaled.
+            q: [b, t, n, h]: queries, already scaled, of no less precision than k.
             k: [b, s, m, h]: keys; n is a multiple of m, heads of one group are adjacent.
             v: [b, s, m, h]: values.
             visible: What each query sees; None for everything.
@@ -70,9 +70,8 @@ def reference(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None,
     """Attend as openpi's gemma_fast.py and flax.linen.dot_product_attention do: see Attend."""
     b, t, n, h = q.shape
     kv_heads = k.shape[2]
-    dtype = jnp.promote_types(q.dtype, k.dtype)
-    grouped = q.astype(dtype).reshape(b, t, kv_heads, n // kv_heads, h)
-    scores = jnp.einsum('btkgh,bskh->bkgts', grouped, k.astype(dtype),
+    grouped = q.reshape(b, t, kv_heads, n // kv_heads, h)
+    scores = jnp.einsum('btkgh,bskh->bkgts', grouped, k.astype(q.dtype),
                         preferred_element_type=score_dtype)
     if visible is not None:
         mask = visible.mask(k.shape[1])

@@ -209,7 +209,7 @@ class Pi0Fast:
         As in openpi they have the wider of the dtypes of hidden and head.
         """
         with jax.named_scope('logits'):
-            dtype = jnp.promote_types(hidden.dtype, head.dtype)
+            dtype = max(hidden.dtype, head.dtype, key=lambda dtype: dtype.itemsize)
             return einsum('...d,vd->...v', hidden.astype(dtype), head)
 
     def logits(self, params: Params, hidden: jax.Array, ids: jax.Array | None = None,

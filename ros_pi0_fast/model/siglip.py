@@ -43,13 +43,13 @@ class Projection(nn.Module):
     eqn: str
     shape: tuple[int, ...]
     bias_shape: tuple[int, ...]
-    init: nn.initializers.Initializer = _xavier()
+    kernel_init: nn.initializers.Initializer = _xavier()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Project x."""
-        kernel = weight(self, 'kernel', self.init, self.shape)
+        kernel = weight(self, 'kernel', self.kernel_init, self.shape)
         bias = weight(self, 'bias', self.bias_init, self.bias_shape)
         return einsum(self.eqn, x, kernel) + bias.astype(x.dtype)
 
