@@ -1,0 +1,12 @@
+"""What ROS tells about an endpoint in its DDS user data."""
+
+from embedded_ros import distro
+from embedded_ros.typestore import interface_store
+
+
+def user_data(ros_type: str, **more: str) -> str:
+    """Return `key=value;` pairs, with the type's hash where the distribution has hashes."""
+    pairs = {**more}
+    if distro() != 'humble':
+        pairs['typehash'] = interface_store().type_hash(ros_type)
+    return ''.join(f'{key}={value};' for key, value in pairs.items())

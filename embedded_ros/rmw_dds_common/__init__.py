@@ -1,0 +1,1 @@
+"""The interfaces of `rmw_dds_common`."""

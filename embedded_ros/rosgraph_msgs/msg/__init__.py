@@ -1,0 +1,5 @@
+"""The messages of `rosgraph_msgs`."""
+
+from embedded_ros.interface_module import export
+
+export(__name__)

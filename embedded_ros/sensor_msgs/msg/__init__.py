@@ -1,0 +1,5 @@
+"""The messages of `sensor_msgs`."""
+
+from embedded_ros.interface_module import export
+
+export(__name__)

@@ -1,0 +1,5 @@
+"""The services of `std_srvs`."""
+
+from embedded_ros.interface_module import export
+
+export(__name__)
