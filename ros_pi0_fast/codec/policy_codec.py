@@ -14,6 +14,7 @@ openpi, on purpose:
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +232,7 @@ class PolicyCodec:
         chunk, after = rest[:stop], rest[stop:]
         _, mark, between = self._text(before).partition(ACTION_PREFIX)
         if len(before) and (not mark or between.strip()):
-            raise MalformedChunkError(f'found {self._text(before)!r} before the FAST ids, '
+            raise MalformedChunkError(f'found {reprlib.repr(self._text(before))} before the FAST ids, '
                                       f'expected {ACTION_PREFIX!r}')
         tail = self._text(after).strip()
         if tail and not tail.startswith(END_MARK):
