@@ -232,8 +232,8 @@ class PolicyCodec:
         chunk, after = rest[:stop], rest[stop:]
         _, mark, between = self._text(before).partition(ACTION_PREFIX)
         if len(before) and (not mark or between.strip()):
-            raise MalformedChunkError(f'found {reprlib.repr(self._text(before))} before the FAST ids, '
-                                      f'expected {ACTION_PREFIX!r}')
+            raise MalformedChunkError(f'found {reprlib.repr(self._text(before))} before the FAST '
+                                      f'ids, expected {ACTION_PREFIX!r}')
         tail = self._text(after).strip()
         if tail and not tail.startswith(END_MARK):
             raise MalformedChunkError(
