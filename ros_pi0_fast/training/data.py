@@ -9,7 +9,7 @@ made in worker processes that must not touch the accelerator.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,12 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ros_pi0_fast.codec.fast import UnencodableChunkError
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.types import Observation
 
 TOKEN_ARRAYS = ('tokens', 'token_mask', 'ar_mask', 'loss_mask')
-_IMAGE = 'image/'
+IMAGE = 'image/'
+"""Prefix of the arrays that are pictures."""
+MAX_LOST = 0.02
+"""Fraction of frames that may be unencodable before that is an error of the tokenizer's fit."""
 
 
 class DatasetError(ValueError):
@@ -87,7 +91,7 @@ class Frames:
         with temporary.open('wb') as file:
             np.savez(file, states=self.states, chunks=self.chunks, seeds=self.seeds,
                      instructions=self.instructions,
-                     **{_IMAGE + key: array for key, array in self.images.items()})
+                     **{IMAGE + key: array for key, array in self.images.items()})
         os.replace(temporary, path)
 
     @classmethod
@@ -100,8 +104,8 @@ class Frames:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            images = {name.removeprefix(_IMAGE): arrays.pop(name)
-                      for name in list(arrays) if name.startswith(_IMAGE)}
+            images = {name.removeprefix(IMAGE): arrays.pop(name)
+                      for name in list(arrays) if name.startswith(IMAGE)}
             return cls(images=images, **arrays)
         except (OSError, ValueError, TypeError) as error:
             raise DatasetError(f'{path}: is no shard of frames: {error}') from error
@@ -110,33 +114,36 @@ class Frames:
 def encode_frames(frames: Frames, codec: PolicyCodec) -> dict[str, np.ndarray]:
     """Encode frames for the model.
 
+    Frames whose chunk the FAST tokenizer cannot represent are left out: there is nothing right
+    to be learned from them.
+
     Returns:
-        `tokens` int32 and `token_mask`, `ar_mask`, `loss_mask` bool [n, max_token_len], and
-        `image/<key>` uint8 [n, h, w, 3] at the model's size.
+        `tokens` int32 and `token_mask`, `ar_mask`, `loss_mask` bool [m, max_token_len], and
+        `image/<key>` uint8 [m, h, w, 3] at the model's size; m is at most len(frames).
 
     Raises:
-        DatasetError: if an example fills max_token_len, so that its end may have been cut.
+        DatasetError: if more than MAX_LOST of the frames would be left out.
     """
-    examples = [codec.encode_example(frames.observation(i), frames.chunks[i])
-                for i in range(len(frames))]
-    arrays = {name: np.stack([np.asarray(getattr(example, name)) for example in examples])
-              for name in TOKEN_ARRAYS}
-    full = arrays['token_mask'].all(axis=1)
-    if full.any():
-        raise DatasetError(
-            f'{int(full.sum())} of {len(frames)} examples fill max_token_len '
-            f'{arrays["tokens"].shape[1]}: the end of their actions would be cut; first '
-            f'instruction: {frames.instructions[int(full.argmax())]!r}')
-    result = {'tokens': arrays['tokens'].astype(np.int32)}
-    result |= {name: arrays[name].astype(bool) for name in TOKEN_ARRAYS[1:]}
+    examples, lost = [], []
+    for index in range(len(frames)):
+        try:
+            examples.append(codec.encode_example(frames.observation(index), frames.chunks[index]))
+        except UnencodableChunkError as error:
+            lost.append(error)
+    if len(lost) > MAX_LOST * len(frames):
+        raise DatasetError(f'{len(lost)} of {len(frames)} frames cannot be encoded, expected at '
+                           f'most {MAX_LOST:.0%}; the first: {lost[0]}')
+    result = {'tokens': np.stack([example.tokens for example in examples]).astype(np.int32)}
+    for name in TOKEN_ARRAYS[1:]:
+        result[name] = np.stack([getattr(example, name) for example in examples]).astype(bool)
     for key in sorted(examples[0].images):
-        result[_IMAGE + key] = np.stack([example.images[key] for example in examples])
+        result[IMAGE + key] = np.stack([example.images[key] for example in examples])
     return result
 
 
 def encode_shards(paths: Iterable[Path], checkpoint: Path, profile: Path, *,
-                  workers: int) -> dict[str, np.ndarray]:
-    """Encode shards in worker processes and join them.
+                  workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """Encode shards in worker processes.
 
     Args:
         paths: shards, in the order of the result.
@@ -144,17 +151,16 @@ def encode_shards(paths: Iterable[Path], checkpoint: Path, profile: Path, *,
         profile: YAML of the robot.
         workers: processes; 0 encodes in this one.
 
-    Returns:
-        What `encode_frames` returns, over all shards.
+    Yields:
+        What `encode_frames` returns, for each shard.
     """
     jobs = [(Path(path), Path(checkpoint), Path(profile)) for path in paths]
-    if workers == 0 or len(jobs) == 1:
-        parts = [_encode_shard(job) for job in jobs]
-    else:
-        # Spawned, not forked: a forked child would inherit JAX's threads in an unknown state.
-        with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn')) as pool:
-            parts = list(pool.map(_encode_shard, jobs))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if workers == 0 or len(jobs) < 2:
+        yield from map(_encode_shard, jobs)
+        return
+    # Spawned, not forked: a forked child would inherit JAX's threads in an unknown state.
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn')) as pool:
+        yield from pool.map(_encode_shard, jobs)
 
 
 def _encode_shard(job: tuple[Path, Path, Path]) -> dict[str, np.ndarray]:

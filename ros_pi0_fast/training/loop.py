@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax
@@ -47,8 +48,6 @@ class LoopConfig:
     b2: float = 0.95
     clip_norm: float = 1.0
     ema_decay: float = 0.999
-    compute_dtype: str = 'float32'
-    """Parameters are kept in float32 and cast to this for the forward and backward pass."""
     steps_per_dispatch: int = 10
     checkpoint_every: int = 1000
     seed: int = 0
@@ -184,7 +183,8 @@ class TrainLoop:
         return jax.device_put(dict(data), self._replicated)
 
     def fit(self, state: TrainState, data: Mapping[str, Any], *, until: int | None = None,
-            total: int | None = None, deadline: float | None = None,
+            total: int | None = None, rows: int | None = None, deadline: float | None = None,
+            extra: Mapping[str, float] = MappingProxyType({}),
             report: Callable[[dict[str, float]], None] | None = None) -> TrainState:
         """Train to step `until` (or the deadline), saving on the way and at the end.
 
@@ -193,7 +193,9 @@ class TrainLoop:
             data: what `put` returned.
             until: last step of this call; `total` by default.
             total: last step of the schedule; `config.steps` by default.
+            rows: of the data to draw from, the first ones; all by default.
             deadline: `time.monotonic()` at which to stop cleanly.
+            extra: added to each record of the metrics.
             report: called with the metrics of each dispatch.
 
         Returns:
@@ -201,7 +203,7 @@ class TrainLoop:
         """
         total = self.config.steps if total is None else total
         until = total if until is None else until
-        rows = len(jax.tree.leaves(data)[0])
+        rows = len(jax.tree.leaves(data)[0]) if rows is None else rows
         step = int(state.step)
         while step < until and (deadline is None or time.monotonic() < deadline):
             count = min(self.config.steps_per_dispatch, until - step)
@@ -211,7 +213,7 @@ class TrainLoop:
             values = {key: float(np.mean(value)) for key, value in jax.device_get(values).items()}
             before, step = step, step + count
             seconds = time.monotonic() - began
-            record = {'step': step, **values,
+            record = {'step': step, **values, **extra,
                       'examples_per_second': count * self.config.batch_size / seconds}
             self.metrics.append(record)
             if report is not None:
@@ -244,7 +246,7 @@ class TrainLoop:
         rng = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
 
         def mean_loss(params: Any) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-            return self._loss(cast_floats(params, self.config.compute_dtype), batch, rng)
+            return self._loss(params, batch, rng)
 
         (loss, metrics), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.params)

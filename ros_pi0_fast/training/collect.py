@@ -1,0 +1,78 @@
+"""Fill shards with labelled states: the disturbed expert's, and those the policy got itself into.
+
+Nothing here imports jax: simulation runs in worker processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from ros_pi0_fast.evaluation.closed_loop import LabelledState
+from ros_pi0_fast.sim.episodes import EpisodeConfig, generate_dataset
+from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS
+from ros_pi0_fast.training.data import Frames
+
+SHARD_EPISODES = 250
+
+
+def check_training_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that are evaluation's.
+
+    Raises:
+        ValueError: if a seed is EVALUATION_SEEDS or more.
+    """
+    if len(seeds) and max(seeds) >= EVALUATION_SEEDS:
+        raise ValueError(f'seed {max(seeds)} is for evaluation; training seeds are below '
+                         f'{EVALUATION_SEEDS}')
+
+
+def save_states(path: Path, states: Sequence[LabelledState]) -> None:
+    """Write labelled states as a shard."""
+    Frames.stack([state.observation for state in states], [state.chunk for state in states],
+                 [state.seed for state in states]).save(path)
+
+
+def collect_expert(seeds: Sequence[int], folder: Path, *, workers: int, config: EpisodeConfig,
+                   tasks: Sequence[str],
+                   progress: Callable[[int], None] = lambda episodes: None) -> list[Path]:
+    """Let the disturbed expert solve scenes; return the shards, one for SHARD_EPISODES seeds.
+
+    Shards that are there already are kept, so that a run that was killed goes on.
+
+    Args:
+        seeds: of the scenes; tasks take turns among them.
+        folder: for the shards.
+        workers: processes; 0 simulates in this one.
+        config: how the expert drives.
+        tasks: that take turns; name one twice to have it twice as often.
+        progress: called with the number of episodes of each shard that is done.
+
+    Raises:
+        ValueError: if a seed is evaluation's.
+    """
+    check_training_seeds(seeds)
+    jobs = [(seeds[start:start + SHARD_EPISODES], folder / f'expert_{start:07d}.npz', config,
+             tuple(tasks)) for start in range(0, len(seeds), SHARD_EPISODES)]
+    waiting = [job for job in jobs if not job[1].exists()]
+    if workers == 0:
+        for job in waiting:
+            progress(_collect(job))
+    else:
+        # Spawned, not forked: a forked child would inherit JAX's threads in an unknown state.
+        with ProcessPoolExecutor(min(workers, max(1, len(waiting))),
+                                 get_context('spawn')) as pool:
+            for episodes in pool.map(_collect, waiting):
+                progress(episodes)
+    return [job[1] for job in jobs]
+
+
+def _collect(job: tuple[Sequence[int], Path, EpisodeConfig, Sequence[str]]) -> int:
+    seeds, path, config, tasks = job
+    states = [LabelledState(observation=observation, chunk=label, seed=episode.seed)
+              for episode in generate_dataset(seeds, workers=0, config=config, tasks=tasks)
+              for observation, label in zip(episode.observations, episode.labels, strict=True)]
+    save_states(path, states)
+    return len(seeds)

@@ -1,0 +1,141 @@
+"""The runs that can be reproduced by name, and `key=value` changes to them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ros_pi0_fast.model.config import GemmaConfig, Pi0FastConfig, SiglipConfig, get_config
+from ros_pi0_fast.sim.episodes import EpisodeConfig
+from ros_pi0_fast.sim.tasks import TASKS
+from ros_pi0_fast.training.augment import AugmentConfig
+from ros_pi0_fast.training.loop import LoopConfig
+
+T = TypeVar('T')
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaggerConfig:
+    """Rounds in which the policy drives and the expert labels (Ross et al., arXiv:1011.0686)."""
+
+    rounds: int = 4
+    episodes: int = 3000
+    """Of each round; tasks take turns."""
+    first: float = 0.25
+    """Fraction of all steps after which the first round comes."""
+    last: float = 0.75
+    """Fraction of all steps after which the last round comes."""
+    label_every: int = 2
+    """Control steps between two labelled states."""
+    linger_steps: int = 4
+    max_latency: int = 2
+    """Each episode draws its latency from 0 to this many control steps."""
+    execute: int = 5
+    slots: int = 4
+    """Episodes that a worker runs at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRun:
+    """Everything that decides a policy's weights, but the machine."""
+
+    name: str
+    model: Pi0FastConfig
+    loop: LoopConfig
+    augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    dagger: DaggerConfig = field(default_factory=DaggerConfig)
+    expert: EpisodeConfig = field(default_factory=EpisodeConfig)
+    expert_episodes: int
+    tasks: tuple[str, ...] = TASKS
+    fast_vocab_size: int = 320
+    fast_scale: float = 20.0
+    capacity: int
+    """Frames that the device holds at most."""
+    train_minutes: float = 0.0
+    """Above 0: after a few steps, set the number of steps so that they take this long."""
+    remat: str | None = None
+    """Gradient checkpointing: a name in jax.checkpoint_policies."""
+    unroll: bool = True
+    """Compile layers one by one; False scans over them, which compiles faster."""
+    seed: int = 0
+
+
+def _tabletop() -> PolicyRun:
+    return PolicyRun(
+        name='tabletop',
+        model=dataclasses.replace(get_config('tabletop'), dtype='bfloat16', first_token_offset=0),
+        loop=LoopConfig(steps=12_000, batch_size=512, learning_rate=1e-3, warmup_steps=300,
+                        weight_decay=1e-3, ema_decay=0.999, steps_per_dispatch=25,
+                        checkpoint_every=2000),
+        expert_episodes=24_000, capacity=700_000)
+
+
+def _smoke() -> PolicyRun:
+    model = Pi0FastConfig(
+        siglip=SiglipConfig(width=32, depth=1, mlp_dim=64, num_heads=2, patch_size=(16, 16),
+                            image_size=(64, 64)),
+        gemma=GemmaConfig(width=64, depth=2, mlp_dim=128, num_heads=2, num_kv_heads=1,
+                          head_dim=32, vocab_size=1024),
+        action_dim=5, action_horizon=10, max_token_len=80, first_token_offset=0,
+        camera_keys=('base_0_rgb', 'wrist_0_rgb'))
+    return PolicyRun(
+        name='smoke', model=model, expert_episodes=24, capacity=2000,
+        loop=LoopConfig(steps=60, batch_size=32, learning_rate=2e-3, warmup_steps=10,
+                        steps_per_dispatch=10, checkpoint_every=1000),
+        dagger=DaggerConfig(rounds=1, episodes=6, slots=3, first=0.5, last=0.5))
+
+
+_RUNS = {'tabletop': _tabletop, 'smoke': _smoke}
+
+
+def get_run(name: str) -> PolicyRun:
+    """Return a run by name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in _RUNS:
+        raise ValueError(f'run: {name!r}, expected one of {", ".join(_RUNS)}')
+    return _RUNS[name]()
+
+
+def override(config: T, assignments: Sequence[str]) -> T:
+    """Return a config with fields changed by assignments such as 'loop.batch_size=256'.
+
+    Values are Python literals; what is none is taken as text.
+
+    Raises:
+        ValueError: if an assignment names no field or its value has another type; the message
+            says which fields there are.
+    """
+    for assignment in assignments:
+        path, separator, text = assignment.partition('=')
+        if not separator:
+            raise ValueError(f'{assignment!r}: expected field=value')
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        config = _replace(config, path.strip().split('.'), value, assignment)
+    return config
+
+
+def _replace(config: Any, path: Sequence[str], value: Any, assignment: str) -> Any:
+    names = [f.name for f in dataclasses.fields(config)]
+    head, *rest = path
+    if head not in names:
+        raise ValueError(f'{assignment!r}: no field {head!r}, expected one of {", ".join(names)}')
+    old = getattr(config, head)
+    if rest:
+        if not dataclasses.is_dataclass(old):
+            raise ValueError(f'{assignment!r}: {head} has no fields')
+        return dataclasses.replace(config, **{head: _replace(old, rest, value, assignment)})
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if old is not None and value is not None and type(value) is not type(old):
+        raise ValueError(f'{assignment!r}: {head} is {type(old).__name__}, '
+                         f'found {type(value).__name__}')
+    return dataclasses.replace(config, **{head: value})

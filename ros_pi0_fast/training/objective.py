@@ -1,0 +1,51 @@
+"""Next-token loss on augmented pictures: what the policy is trained with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
+from ros_pi0_fast.training.augment import AugmentConfig, augment
+from ros_pi0_fast.training.data import IMAGE
+from ros_pi0_fast.training.loop import Batch, LossFunction
+
+
+def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *,
+                    unroll: bool = False) -> LossFunction:
+    """Return the mean over examples of openpi's compute_loss.
+
+    The loss takes the arrays of `data.encode_frames`. Cameras that the robot lacks are black, as
+    the FAST policies see them.
+
+    Args:
+        model: the network; `model.remat` chooses gradient checkpointing, `model.config.dtype` the
+            precision of activations.
+        config: how pictures are changed; None leaves them as they are.
+        unroll: compile layers one by one instead of scanning over them.
+    """
+    def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict]:
+        batch = {name: array for name, array in arrays.items() if not name.startswith(IMAGE)}
+        batch['images'] = _pictures(model, arrays, rng, config)
+        each = model.loss(model.unroll(params) if unroll else params, batch)
+        return jnp.mean(each), {'worst_example': jnp.max(each)}
+
+    return loss
+
+
+def _pictures(model: Pi0Fast, arrays: Batch, rng: jax.Array,
+              config: AugmentConfig | None) -> dict[str, jax.Array]:
+    """Return float pictures [b, h, w, 3] in [-1, 1] for every camera of the model."""
+    pictures = {}
+    for index, key in enumerate(model.config.camera_keys):
+        if IMAGE + key not in arrays:
+            shape = (len(arrays['tokens']), *model.config.siglip.image_size, 3)
+            pictures[key] = jnp.full(shape, -1.0)
+            continue
+        pixels = arrays[IMAGE + key]
+        if config is not None:
+            pixels = augment(pixels, jax.random.fold_in(rng, index), config)
+        pictures[key] = pixels / 255.0 * 2.0 - 1.0
+    return pictures
