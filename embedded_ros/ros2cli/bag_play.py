@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import rclpy
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -17,7 +18,7 @@ from ros2cli.topic_echo import message_class
 
 DEFAULT_DEPTH = 10
 LONGEST_SLEEP = 0.1   # s, so that a signal is noticed
-LAST_WORDS = 0.3      # s after the last message, for reliable readers to ask for a resend
+ACKNOWLEDGE = 2.0     # s after the last message, for reliable readers to have it all
 
 
 def add_verb(verbs: argparse._SubParsersAction) -> None:
@@ -57,7 +58,8 @@ def play(args: argparse.Namespace) -> None:
             _play_once(reader, publishers, start, args.rate)
             while args.loop and rclpy.ok():
                 _play_once(reader, publishers, start, args.rate)
-            time.sleep(LAST_WORDS)
+            for _, publisher in publishers.values():
+                publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE))
     except (OSError, ReaderError) as error:
         raise CommandError(f'cannot read bag {args.bag_path}: {error}') from error
 

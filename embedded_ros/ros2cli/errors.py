@@ -15,7 +15,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     `/pi0_fast/stats`: a forgotten namespace is the commonest mistake).
     """
     names = sorted(set(known))
-    near = get_close_matches(name, names, n=3, cutoff=0.6)
+    near = get_close_matches(name, names, n=3, cutoff=0.7)
     last_parts = {candidate: candidate.rsplit('/', 1)[-1] for candidate in names}
     near_parts = get_close_matches(name.rsplit('/', 1)[-1], set(last_parts.values()), cutoff=0.75)
     near += [candidate for candidate, last in last_parts.items()

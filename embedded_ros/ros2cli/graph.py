@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from ros2cli.errors import CommandError, did_you_mean
@@ -34,13 +35,18 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def command_node(name: str | None = None) -> Iterator[Node]:
-    """Give a node for one command; hidden (`_ros2cli_PID`) unless it is given a name."""
+    """Give a node for one command; hidden (`_ros2cli_PID`) unless it is given a name.
+
+    Whatever ends the context from outside comes out as KeyboardInterrupt.
+    """
     rclpy.init(args=[])
     try:
         node = rclpy.create_node(name or f'_ros2cli_{os.getpid()}', enable_rosout=False,
                                  start_parameter_services=False, use_global_arguments=False)
         try:
             yield node
+        except ExternalShutdownException as error:  # SIGTERM while spinning
+            raise KeyboardInterrupt from error
         finally:
             node.destroy_node()
     finally:
