@@ -3,10 +3,15 @@
 import argparse
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from ament_index_python.packages import get_packages_with_prefixes
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_share_directory,
+    get_packages_with_prefixes,
+)
 from embedded_ros.typestore import DEFINITIONS, interface_store
 
 from ros2cli.errors import CommandError, did_you_mean
@@ -66,9 +71,10 @@ def known(folder: str) -> list[str]:
              for path in DEFINITIONS.glob(f'*/{folder}/*.{folder}')}
     if folder == 'msg':
         names |= {name for name in interface_store().fielddefs if name.split('/')[1] == 'msg'}
-    for package, prefix in get_packages_with_prefixes().items():
-        names |= {f'{package}/{folder}/{path.stem}'
-                  for path in Path(prefix, 'share', package, folder).glob(f'*.{folder}')}
+    for package in get_packages_with_prefixes():
+        share = Path(get_package_share_directory(package))
+        names |= {f'{package}/{folder}/{path.stem}' for path in (share / folder).glob(
+            f'*.{folder}')}
     packages = {package for package in {name.split('/')[0] for name in names}
                 if find_spec(package) is not None}
     return sorted(name for name in names if name.split('/')[0] in packages)
@@ -99,11 +105,11 @@ def _split(interface: str) -> tuple[str, str, str]:
 
 def _file_text(package: str, folder: str, name: str) -> str | None:
     """Return the text of a definition's own file, which has its comments, where there is one."""
-    places = [DEFINITIONS]
-    if package in (packages := get_packages_with_prefixes()):
-        places.insert(0, Path(packages[package], 'share'))
+    places = [DEFINITIONS / package]
+    with suppress(PackageNotFoundError, ValueError):  # ValueError: no name of a package
+        places.insert(0, Path(get_package_share_directory(package)))
     for place in places:
-        path = place / package / folder / f'{name}.{folder}'
+        path = place / folder / f'{name}.{folder}'
         if path.is_file():
             return path.read_text(encoding='utf-8')
     return None

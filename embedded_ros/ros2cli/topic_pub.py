@@ -19,7 +19,8 @@ def add_verb(verbs: argparse._SubParsersAction) -> None:
     """Add `pub` to the verbs of `ros2 topic`."""
     parser = verbs.add_parser('pub', help='Publish a message to a topic')
     parser.add_argument('topic_name', help="Name of the ROS topic (e.g. '/chatter')")
-    parser.add_argument('message_type', help="Type of the ROS message (e.g. 'std_msgs/String')")
+    parser.add_argument('message_type',
+                        help="Type of the ROS message (e.g. 'std_msgs/msg/String')")
     parser.add_argument('values', nargs='?', default='{}',
                         help='Values to fill the message with in YAML format '
                         '(e.g. "data: Hello World")')

@@ -268,6 +268,10 @@ Arguments (pass arguments as '<name>:=<value>'):
 def test_launch_files_are_found_by_package(package: Path, tmp_path: Path) -> None:
     target = package / 'launch/demo.launch.xml'
     target.write_text('<launch/>')
+    for other in ('build', '.hidden'):  # as in the repository of an editable package
+        (package / other).mkdir()
+        (package / other / target.name).touch()
+    (package / 'build/COLCON_IGNORE').touch()
     assert launch_file('demo_pkg', ['demo.launch.xml', 'a:=1']) == (target, ['a:=1'])
     assert launch_file(str(target), ['a:=1']) == (target, ['a:=1'])
     with pytest.raises(CommandError, match=r"'dmo.launch.xml' was not found.*\n.*demo.launch.xml"):

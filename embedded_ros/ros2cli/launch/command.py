@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,16 +86,28 @@ def _in_package(package: str, name: str) -> Path:
     except (PackageNotFoundError, ValueError) as error:
         raise CommandError(f"Package '{package}' not found"
                            + did_you_mean(package, get_packages_with_prefixes())) from error
-    found = sorted(path for path in share.rglob(Path(name).name)
-                   if path.is_file() and path.match(name))
+    files = sorted(_files(share))
+    found = [path for path in files if path.match(name)]
     if not found:
-        known = {path.name for path in share.rglob('*.launch.*')}
+        known = {path.name for path in files if '.launch.' in path.name}
         raise CommandError(f"file '{name}' was not found in the share directory of package "
                            f"'{package}' which is at '{share}'" + did_you_mean(name, known))
     if len(found) > 1:
         raise CommandError(f"file '{name}' was found more than once in '{share}': "
                            + ', '.join(str(path.relative_to(share)) for path in found))
     return found[0]
+
+
+def _files(share: Path) -> Iterator[Path]:
+    """Give the files of a share directory.
+
+    That of an editable package is its repository: what colcon built there (marked by
+    COLCON_IGNORE) and hidden folders are no part of the package.
+    """
+    for folder, folders, names in os.walk(share):
+        folders[:] = [name for name in folders if not name.startswith('.')
+                      and not Path(folder, name, 'COLCON_IGNORE').exists()]
+        yield from (Path(folder, name) for name in names)
 
 
 def parse_arguments(words: list[str]) -> dict[str, str]:
