@@ -42,11 +42,11 @@ class MetricsFile:
 
 
 def plot_curve(records: Sequence[Mapping], path: Path, *, title: str) -> None:
-    """Draw loss and token accuracy over steps, with the boundaries of rounds, to a PNG.
+    """Draw the loss over steps, and the success of the policy where it drove, to a PNG.
 
     Args:
-        records: of a MetricsFile; `loss` is needed, `token_accuracy` and `round` are drawn
-            where they are.
+        records: of a MetricsFile: those with `loss` make the curve, those with `success/<task>`
+            (0 to 1) the dots.
         path: the PNG.
         title: above the picture.
 
@@ -60,19 +60,18 @@ def plot_curve(records: Sequence[Mapping], path: Path, *, title: str) -> None:
     rows = [record for record in records if 'loss' in record]
     if not rows:
         raise ValueError(f'no record with a loss to draw for {path}')
-    steps = [row['step'] for row in rows]
     figure, axis = pyplot.subplots(figsize=(8, 4.5), dpi=110, layout='constrained')
-    axis.plot(steps, [row['loss'] for row in rows], color='tab:blue', linewidth=1)
-    axis.set(xlabel='optimizer step', ylabel='loss (nats per token)', yscale='log', title=title)
-    if 'token_accuracy' in rows[0]:
+    axis.plot([row['step'] for row in rows], [row['loss'] for row in rows], color='tab:blue',
+              linewidth=1, label='loss')
+    axis.set(xlabel='optimizer step', ylabel='loss, nats per token', yscale='log', title=title)
+    names = sorted({name for record in records for name in record if name.startswith('success/')})
+    if names:
         other = axis.twinx()
-        other.plot(steps, [100 * row['token_accuracy'] for row in rows],
-                   color='tab:orange', linewidth=1)
-        other.set_ylabel('next token right, % (orange)')
-    for before, after in itertools.pairwise(rows):
-        if before.get('round') != after.get('round'):
-            axis.axvline(before['step'], color='grey', linewidth=0.8, linestyle='--')
-            axis.annotate(f'DAgger {after["round"]}', (before['step'], axis.get_ylim()[1]),
-                          rotation=90, va='top', fontsize=8, color='grey')
+        other.set(ylabel='success of the policy while it drove, %', ylim=(0, 101))
+        for name, colour in zip(names, itertools.cycle(('tab:orange', 'tab:green', 'tab:red'))):
+            dots = [(record['step'], 100 * record[name]) for record in records if name in record]
+            other.plot(*zip(*dots, strict=True), marker='o', linestyle=':', color=colour,
+                       label=name.removeprefix('success/'))
+        other.legend(loc='lower right')
     figure.savefig(path)
     pyplot.close(figure)

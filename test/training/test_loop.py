@@ -141,12 +141,13 @@ def test_schedule() -> None:
 def test_metrics_survive_a_cut_line_and_draw(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / 'm.jsonl')
     for step in (1, 2, 3):
-        file.append({'step': step, 'loss': 1 / step, 'token_accuracy': step / 4, 'round': step})
+        file.append({'step': step, 'loss': 1 / step})
     with file.path.open('a') as raw:
         raw.write('{"step": 4, "lo')
     assert [r['step'] for r in file.read()] == [1, 2, 3]
     file.truncate(2)
     assert [json.loads(line)['step'] for line in file.path.read_text().splitlines()] == [1, 2]
+    file.append({'step': 2, 'success/reach': 0.5})
     plot_curve(file.read(), tmp_path / 'curve.png', title='test')
     assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')
     with pytest.raises(ValueError, match='no record'):

@@ -1,0 +1,45 @@
+"""Write what was trained as a checkpoint that the node and openpi's tools read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ros_pi0_fast.codec.policy_codec import PolicyCodec
+from ros_pi0_fast.training.metrics import plot_curve
+from ros_pi0_fast.weights.checkpoint import save_checkpoint
+
+
+def export_checkpoint(out: Path, params: Any, codec: PolicyCodec, *,
+                      records: Sequence[Mapping], summary: Mapping[str, Any], title: str) -> None:
+    """Replace a checkpoint folder by a new one, with the curve and the run in numbers.
+
+    The folder is complete at any time: the new one is made beside it and then takes its place.
+
+    Args:
+        out: the checkpoint folder.
+        params: nested dict of float32 arrays, layers stacked.
+        codec: that the policy was trained with.
+        records: of the metrics file, for `curve.png`.
+        summary: for `training.json`.
+        title: above the curve.
+
+    Raises:
+        FileExistsError: if the folder exists and is no checkpoint.
+    """
+    if out.exists() and not (out / 'params').is_dir():
+        raise FileExistsError(f'{out}: exists and has no params, expected a checkpoint to '
+                              'replace or nothing')
+    fresh = out.with_name(f'{out.name}.new')
+    if fresh.exists():
+        shutil.rmtree(fresh)
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(fresh, params, codec)
+    plot_curve(records, fresh / 'curve.png', title=title)
+    (fresh / 'training.json').write_text(json.dumps(summary, indent=2) + '\n', 'utf-8')
+    if out.exists():
+        shutil.rmtree(out)
+    fresh.rename(out)
