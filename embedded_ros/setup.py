@@ -8,7 +8,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 MARK = 'embedded_ros'  # the docstring of our own rclpy says this
-FIND = "import importlib.util as u; s = u.find_spec('rclpy'); print(s.origin if s and s.origin else '')"
+FIND = """
+from importlib.util import find_spec
+spec = find_spec('rclpy')
+print(spec.origin if spec and spec.origin else '')
+"""
 
 
 def python_folders() -> list[str]:
@@ -43,7 +47,7 @@ if found:
 setup(
     name='embedded-ros',
     version='0.1.0',
-    description='The part of ROS 2 for Python that ros_pi0_fast uses, over real DDS, without ROS 2',
+    description='The part of ROS 2 that ros_pi0_fast uses, over real DDS, without ROS 2',
     license='Apache-2.0',
     packages=find_packages(include=['*']),
     package_dir={'': '.'},  # said aloud, an editable install is a plain folder on the path

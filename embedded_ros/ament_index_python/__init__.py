@@ -1,4 +1,4 @@
-"""Where packages and their shared files are: the part of `ament_index_python` that is used here."""
+"""Where packages and their shared files are: the used part of `ament_index_python`."""
 
 from ament_index_python.packages import (
     PackageNotFoundError,

@@ -7,9 +7,8 @@ which may be on no path that is searched; one that pip installed editable is its
 import json
 import os
 import re
-from importlib.metadata import Distribution
+from importlib.metadata import Distribution, distribution
 from importlib.metadata import PackageNotFoundError as DistributionNotFound
-from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 

@@ -1,8 +1,8 @@
 """How one field of a message behaves: its default, its check, its form on the wire.
 
-The rules are those of the classes that `rosidl_generator_py` generates: a sequence of numbers is an
-`array.array`, a fixed array of numbers a `numpy.ndarray`, all else a list; a value of a wrong type
-or out of range raises AssertionError.
+The rules are those of the classes that `rosidl_generator_py` generates: a sequence of numbers is
+an `array.array`, a fixed array of numbers a `numpy.ndarray`, all else a list; a value of a wrong
+type or out of range raises AssertionError.
 """
 
 import array

@@ -1,4 +1,4 @@
-"""Install the messages and services of a package: `python -m embedded_ros.interfaces PACKAGE FOLDER`.
+"""Install a package's messages: `python -m embedded_ros.interfaces PACKAGE FOLDER`.
 
 FOLDER holds `.msg` and `.srv` files. They are checked, copied to `<purelib>/PACKAGE/msg` and
 `…/srv`, and a module beside them gives the classes, so that `from PACKAGE.msg import Name` works.
@@ -102,9 +102,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     kinds = sorted({name.split('/')[1] for name in names})
-    code = '; '.join(f'import {args.package}.{kind}' for kind in kinds)
-    proof = subprocess.run([sys.executable, '-c', f'import sys; sys.path.append({str(args.target)!r}); '
-                            f'{code}'], capture_output=True, text=True, check=False)
+    code = ''.join(f'; import {args.package}.{kind}' for kind in kinds)
+    proof = subprocess.run(
+        [sys.executable, '-c', f'import sys; sys.path.append({str(args.target)!r}){code}'],
+        capture_output=True, text=True, check=False)
     if proof.returncode:
         print(f'error: installed to {args.target}, but not importable:\n{proof.stderr}',
               file=sys.stderr)

@@ -24,8 +24,8 @@ def make_message_class(
 ) -> type:
     """Return the class of `package/msg/Name`.
 
-    `definition` holds rosbags' constants and fields; `defaults` the values, by field name, that the
-    definition sets.
+    `definition` holds rosbags' constants and fields; `defaults` the values, by field name, that
+    the definition sets.
     """
     constants, fields = definition
     package, folder, name = type_name.split('/')

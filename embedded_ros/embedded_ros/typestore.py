@@ -10,7 +10,11 @@ from functools import cache
 from pathlib import Path
 
 from rosbags.interfaces import Msgdef
-from rosbags.serde.cdr import generate_deserialize_cdr, generate_getsize_cdr, generate_serialize_cdr
+from rosbags.serde.cdr import (
+    generate_deserialize_cdr,
+    generate_getsize_cdr,
+    generate_serialize_cdr,
+)
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 

@@ -1,7 +1,7 @@
 """The client library of ROS 2 for Python: the subset that `embedded_ros` has.
 
-This is not the real rclpy. It has the same modules, names and behaviour as far as it goes, over the
-same wire, for machines without ROS 2.
+This is not the real rclpy. It has the same modules, names and behaviour as far as it goes, over
+the same wire, for machines without ROS 2.
 """
 
 from types import TracebackType

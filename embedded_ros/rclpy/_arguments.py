@@ -35,7 +35,7 @@ class Remap:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterRule:
-    """A parameter's value for the nodes whose full name fits `pattern` (`*` one, `**` any parts)."""
+    """A parameter's value for nodes whose full name fits `pattern` (`*` one, `**` any parts)."""
 
     pattern: str
     name: str
@@ -84,7 +84,8 @@ def split_arguments(args: list[str]) -> tuple[list[str], list[str]]:
 def parse_arguments(args: list[str] | None) -> RosArguments:
     """Parse argv, `sys.argv` when None.
 
-    Raises UnknownROSArgsError, and ValueError that names the argument, the value and what is valid.
+    Raises UnknownROSArgsError, and ValueError that names the argument, its value and what is
+    valid.
     """
     remaining = split_arguments(sys.argv if args is None else list(args))[1]
     result = RosArguments()

@@ -1,12 +1,13 @@
 """The parameters of a node."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import ParameterDescriptor, ParameterEvent, SetParametersResult
 
-from rclpy._parameter_rules import ACCEPTED, check_descriptor, refused
+from rclpy._parameter_callbacks import ParameterCallbacks
+from rclpy._parameter_rules import check_descriptor, refused
 from rclpy.exceptions import (
     InvalidParameterException,
     InvalidParameterTypeException,
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
     from rclpy.clock import Clock
     from rclpy.publisher import Publisher
 
-Check = Callable[[list[Parameter]], SetParametersResult]
-
-
-class NodeParameters:
+class NodeParameters(ParameterCallbacks):
     """The part of Node that holds parameters."""
 
     _clock: 'Clock'
@@ -36,9 +34,7 @@ class NodeParameters:
         self._descriptors: dict[str, ParameterDescriptor] = {}
         self._parameter_overrides = overrides
         self._allow_undeclared_parameters = allow_undeclared
-        self._pre_set_callbacks: list[Callable] = []
-        self._on_set_callbacks: list[Check] = []
-        self._post_set_callbacks: list[Callable] = []
+        self._init_callbacks()
         self._parameters_lock = threading.RLock()
 
     # -- declaring
@@ -58,7 +54,7 @@ class NodeParameters:
 
     def declare_parameters(self, namespace: str, parameters: Iterable[tuple],
                            ignore_override: bool = False) -> list[Parameter]:
-        """Declare `(name[, value[, descriptor]])` tuples below a namespace; see declare_parameter."""
+        """Declare `(name[, value[, descriptor]])` tuples below a namespace."""
         declared = []
         with self._parameters_lock:
             for name, *rest in parameters:
@@ -102,7 +98,10 @@ class NodeParameters:
         return parameter
 
     def undeclare_parameter(self, name: str) -> None:
-        """Forget a parameter; raises ParameterNotDeclaredException, ParameterImmutableException."""
+        """Forget a parameter.
+
+        Raises ParameterNotDeclaredException, ParameterImmutableException.
+        """
         with self._parameters_lock:
             if name not in self._parameters:
                 raise ParameterNotDeclaredException(name)
@@ -252,16 +251,6 @@ class NodeParameters:
             return Parameter(parameter.name, Parameter.Type(descriptor.type), parameter.value)
         return parameter
 
-    def _ask_callbacks(self, parameters: list[Parameter]) -> SetParametersResult:
-        for check in list(self._on_set_callbacks):
-            result = check(parameters)
-            if not isinstance(result, SetParametersResult):
-                return refused('The on-set callback returned no SetParametersResult but '
-                               f'{result!r}')
-            if not result.successful:
-                return result
-        return ACCEPTED
-
     def _store(self, parameters: list[Parameter],
                descriptors: dict[str, ParameterDescriptor]) -> None:
         """Keep values that were accepted, and tell about them."""
@@ -297,34 +286,8 @@ class NodeParameters:
         if event.new_parameters or event.changed_parameters or event.deleted_parameters:
             self._parameter_event_publisher.publish(event)
 
-    # -- callbacks
-
-    def add_pre_set_parameters_callback(self, callback: Callable) -> None:
-        """Call before values are checked; it returns the parameters to set."""
-        self._pre_set_callbacks.insert(0, callback)
-
-    def add_on_set_parameters_callback(self, callback: Check) -> None:
-        """Ask before values are set; a result that is not successful refuses them all."""
-        self._on_set_callbacks.insert(0, callback)
-
-    def add_post_set_parameters_callback(self, callback: Callable) -> None:
-        """Call after values were set."""
-        self._post_set_callbacks.insert(0, callback)
-
-    def remove_pre_set_parameters_callback(self, callback: Callable) -> None:
-        """Call no more; raises ValueError for a callback that was not added."""
-        self._pre_set_callbacks.remove(callback)
-
-    def remove_on_set_parameters_callback(self, callback: Check) -> None:
-        """Ask no more; raises ValueError for a callback that was not added."""
-        self._on_set_callbacks.remove(callback)
-
-    def remove_post_set_parameters_callback(self, callback: Callable) -> None:
-        """Call no more; raises ValueError for a callback that was not added."""
-        self._post_set_callbacks.remove(callback)
-
 
 def _is_empty_array(parameter: Parameter, kind: Parameter.Type) -> bool:
-    """Tell whether a value is [] for a parameter of an array type; [] alone has no element type."""
+    """Tell whether a value is [], which has no element type, for a parameter of an array type."""
     return (parameter.type_.name.endswith('_ARRAY') and kind.name.endswith('_ARRAY')
             and parameter.type_ is not kind and not len(parameter.value))

@@ -1,7 +1,8 @@
 """What ROS tells about an endpoint in its DDS user data."""
 
-from embedded_ros import distro
 from embedded_ros.typestore import interface_store
+
+from embedded_ros import distro
 
 
 def user_data(ros_type: str, **more: str) -> str:

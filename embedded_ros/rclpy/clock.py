@@ -32,7 +32,7 @@ class JumpThreshold:
     def __init__(self, *, min_forward: Duration | None, min_backward: Duration | None,
                  on_clock_change: bool = True) -> None:
         if min_forward is not None and min_forward.nanoseconds <= 0:
-            raise ValueError(f'min_forward must be a positive non-zero duration, not {min_forward}')
+            raise ValueError(f'min_forward must be a positive duration, not {min_forward}')
         if min_backward is not None and min_backward.nanoseconds >= 0:
             raise ValueError(f'min_backward must be a negative duration, not {min_backward}')
         if min_forward is None and min_backward is None and not on_clock_change:
@@ -46,8 +46,8 @@ class JumpThreshold:
         if jump.clock_change in (ClockChange.ROS_TIME_ACTIVATED, ClockChange.ROS_TIME_DEACTIVATED):
             return self.on_clock_change
         forward, backward = self.min_forward, self.min_backward
-        return (forward is not None and jump.delta >= forward
-                or backward is not None and jump.delta <= backward)
+        return ((forward is not None and jump.delta >= forward)
+                or (backward is not None and jump.delta <= backward))
 
 
 class TimeJump:
@@ -127,8 +127,8 @@ class Clock:
     def sleep_until(self, until: Time, context: Context | None = None) -> bool:
         """Sleep until the clock shows a time; False when the context or time source ends first.
 
-        Raises NotInitializedException when the context is not running, and ValueError for a time of
-        another kind of clock.
+        Raises NotInitializedException when the context is not running, and ValueError for a time
+        of another kind of clock.
         """
         from rclpy.utilities import get_default_context
 
@@ -185,46 +185,32 @@ class ROSClock(Clock):
 
     def _set_ros_time_is_active(self, enabled: bool) -> None:
         if self._active != enabled:
-            change = (ClockChange.ROS_TIME_ACTIVATED if enabled
-                      else ClockChange.ROS_TIME_DEACTIVATED)
-            self._jump(lambda: setattr(self, '_active', enabled), change)
+            self._jump(enabled, self._override,
+                       ClockChange.ROS_TIME_ACTIVATED if enabled
+                       else ClockChange.ROS_TIME_DEACTIVATED)
 
     def set_ros_time_override(self, now: Time) -> None:
         """Set the time; raises TypeError for a time of another kind of clock."""
         if not isinstance(now, Time) or now.clock_type != ClockType.ROS_TIME:
             raise TypeError(f'Time must be a Time of ROS_TIME, not {now!r}')
-        self._jump(lambda: setattr(self, '_override', now.nanoseconds),
-                   ClockChange.ROS_TIME_NO_CHANGE)
+        self._jump(self._active, now.nanoseconds, ClockChange.ROS_TIME_NO_CHANGE)
 
-    def _jump(self, change_time: Callable[[], None], change: ClockChange) -> None:
+    def _jump(self, active: bool, override: int, change: ClockChange) -> None:
         """Change the time, and tell jump callbacks, sleepers and executors."""
-        before = self.now_nanoseconds()
-        delta = 0
-        handles: list[JumpHandle] = []
-        if self._jump_handles:
-            after = self._peek(change_time)
-            delta = after - before
-            jump = TimeJump(change, Duration(nanoseconds=delta))
-            handles = [h for h in self._jump_handles if h.threshold.covers(jump)]
+        after = override if active else time.time_ns()
+        jump = TimeJump(change, Duration(nanoseconds=after - self.now_nanoseconds()))
+        handles = [h for h in self._jump_handles if h.threshold.covers(jump)]
         for handle in handles:
             if handle.pre_callback is not None:
                 handle.pre_callback()
         with self._changed:
-            change_time()
+            self._active, self._override = active, override
             self._changed.notify_all()
         for handle in handles:
             if handle.post_callback is not None:
-                handle.post_callback(TimeJump(change, Duration(nanoseconds=delta)))
+                handle.post_callback(jump)
         for wake in list(self.on_change):
             wake()
-
-    def _peek(self, change_time: Callable[[], None]) -> int:
-        """Return what the clock will show after a change, leaving it as it is."""
-        saved = self._active, self._override
-        change_time()
-        after = self.now_nanoseconds()
-        self._active, self._override = saved
-        return after
 
     def _time_source(self) -> object:
         return self._active

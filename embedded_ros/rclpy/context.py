@@ -24,7 +24,8 @@ class Context:
     """State of one initialization; the default one is that of `rclpy.init()`."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal's handler may come while the main thread holds it
+        # Re-entrant: a signal's handler may come while the main thread holds it.
+        self._lock = threading.RLock()
         self._ok = False
         self._on_shutdown: list[Callable[[], None]] = []
         self._wakers: weakref.WeakSet = weakref.WeakSet()

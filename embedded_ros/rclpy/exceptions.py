@@ -1,3 +1,4 @@
+# ruff: noqa: N818 - the names are rclpy's
 """The errors that rclpy raises."""
 
 
@@ -16,7 +17,7 @@ class TypeSupportNotFound(Exception):
     """A class is given that is no message or service."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__("Failed to find type support for a message or service", *args)
+        super().__init__('Failed to find type support for a message or service', *args)
 
 
 class NameValidationException(Exception):

@@ -1,3 +1,4 @@
+# ruff: noqa: N818 - the names are rclpy's
 """Executors: they wait for work of nodes and run callbacks."""
 
 import inspect
@@ -145,6 +146,9 @@ class Executor:
     def _run(self, work: Work) -> None:
         work()
 
+    def _raise_failures(self) -> None:
+        """Raise what callbacks in other threads have raised."""
+
     def _wait_for_work(self, timeout_sec: float | None, until: Callable[[], bool]) -> Work | None:
         """Wait for a callback that may run; None when `until` has come true."""
         end = None if timeout_sec is None or timeout_sec < 0 else time.monotonic() + timeout_sec
@@ -154,6 +158,7 @@ class Executor:
             if not self._context.ok():
                 raise ExternalShutdownException()
             self._woken = False
+            self._raise_failures()
             if until():
                 return None
             work = self._find_work()
@@ -257,11 +262,15 @@ class MultiThreadedExecutor(Executor):
         self._futures: deque[ThreadFuture] = deque()
 
     def _run(self, work: Work) -> None:
-        self._futures.append(self._pool.submit(work))
+        future = self._pool.submit(work)
+        self._futures.append(future)
+        future.add_done_callback(lambda _: self.wake())
+
+    def _raise_failures(self) -> None:
         for _ in range(len(self._futures)):
             future = self._futures.popleft()
             if future.done():
-                future.result()  # raises what a callback raised
+                future.result()
             else:
                 self._futures.append(future)
 

@@ -51,7 +51,7 @@ class RcutilsLogger:
     def get_child(self, name: str) -> 'RcutilsLogger':
         """Return the logger `own_name.name`."""
         if not isinstance(name, str) or not name:
-            raise ValueError(f"Need to have a non-empty name for a child logger, not {name!r}")
+            raise ValueError(f'Need to have a non-empty name for a child logger, not {name!r}')
         return get_logger(f'{self.name}.{name}' if self.name else name)
 
     def set_level(self, level: LoggingSeverity) -> None:
@@ -66,13 +66,14 @@ class RcutilsLogger:
         """Tell whether messages of a severity are shown."""
         return LoggingSeverity(severity) >= self.get_effective_level()
 
-    def log(self, message: str, severity: LoggingSeverity, *, throttle_duration_sec: float | None = None,
+    def log(self, message: str, severity: LoggingSeverity, *,
+            throttle_duration_sec: float | None = None,
             throttle_time_source_type: object = None, skip_first: bool = False,
             once: bool = False, **unknown: object) -> bool:
         """Log; tells whether it was shown. Filters count for each line of code on its own.
 
         `throttle_time_source_type` is a clock; the steady time is used without one. Raises
-        RuntimeError for a message that is no str or a filter that does not exist.
+        TypeError for a filter that does not exist.
         """
         if unknown:
             raise TypeError(f'unknown logging arguments: {", ".join(unknown)}')

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Node(NodeEntities, NodeParameters, NodeGraph):
-    """A node of the ROS graph: publishers, subscriptions, services, clients, timers, parameters."""
+    """A node: publishers, subscriptions, services, clients, timers, parameters."""
 
     def __init__(
         self, node_name: str, *, context: Context | None = None,
@@ -69,7 +69,7 @@ class Node(NodeEntities, NodeParameters, NodeGraph):
 
     def _collect_overrides(self, arguments: RosArguments,
                            own: list[Parameter]) -> dict[str, Parameter]:
-        """Return the values for this node: of the arguments, in order, then those given in code."""
+        """Return the values for this node: of the arguments, in order, then those of the code."""
         found = {}
         for rule in arguments.parameters:
             if rule.fits(self.get_fully_qualified_name()):

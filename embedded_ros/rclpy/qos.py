@@ -1,6 +1,8 @@
+# ruff: noqa: N818 - the names are rclpy's
 """Quality of service profiles and their policies."""
 
 from enum import IntEnum
+from typing import ClassVar
 
 from rclpy.duration import Duration
 
@@ -79,7 +81,7 @@ class QoSProfile:
     __slots__ = ('_avoid_ros_namespace_conventions', '_deadline', '_depth', '_durability',
                  '_history', '_lifespan', '_liveliness', '_liveliness_lease_duration',
                  '_reliability')
-    _DEFAULTS = {
+    _DEFAULTS: ClassVar[dict[str, object]] = {
         'history': HistoryPolicy.KEEP_LAST,
         'depth': 0,
         'reliability': ReliabilityPolicy.RELIABLE,
@@ -90,8 +92,9 @@ class QoSProfile:
         'liveliness_lease_duration': Duration(),
         'avoid_ros_namespace_conventions': False,
     }
-    _ENUMS = {'history': HistoryPolicy, 'reliability': ReliabilityPolicy,
-              'durability': DurabilityPolicy, 'liveliness': LivelinessPolicy}
+    _ENUMS: ClassVar[dict[str, type]] = {
+        'history': HistoryPolicy, 'reliability': ReliabilityPolicy,
+        'durability': DurabilityPolicy, 'liveliness': LivelinessPolicy}
 
     def __init__(self, **policies: object) -> None:
         unknown = policies.keys() - self._DEFAULTS.keys()
@@ -128,7 +131,7 @@ def _policy(name: str) -> property:
         if kind is not None:
             value = kind(value)
         elif name == 'depth':
-            assert isinstance(value, int) and value >= 0, f'depth must be an int >= 0, not {value!r}'
+            assert isinstance(value, int) and value >= 0, f'depth must be >= 0, not {value!r}'
         elif name == 'avoid_ros_namespace_conventions':
             assert isinstance(value, bool), f'{name} must be a bool, not {value!r}'
         else:

@@ -11,7 +11,6 @@ from cyclonedds.builtin import (
 )
 from cyclonedds.core import InstanceState, Policy, Qos
 from cyclonedds.internal import dds_infinity
-
 from rosbags.serde import SerdeError
 
 from embedded_ros import distro
@@ -125,8 +124,11 @@ class Graph:
             found = [GraphNode(namespace=node.namespace, name=node.name,
                                readers=frozenset(node.readers), writers=frozenset(node.writers))
                      for node in self._local]
-            for participant in [guid for guid in list(self._remote) if guid in alive]:
-                found += self._remote[participant]
+            for participant in list(self._remote):
+                if participant in alive:
+                    found += self._remote[participant]
+                else:
+                    del self._remote[participant]
             return found
 
     def writers(self) -> list[Endpoint]:

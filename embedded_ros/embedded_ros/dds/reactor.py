@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 
 from cyclonedds.core import (
-    DDSException,
     Entity,
     GuardCondition,
     InstanceState,
@@ -25,11 +24,12 @@ from cyclonedds.sub import DataReader
 
 ANY = SampleState.Any | ViewState.Any | InstanceState.Any
 TAKE_AT_ONCE = 64
+LOG = logging.getLogger(__name__)
 Receiver = Callable[[list], None]
 
 
 def delete(entity: Entity) -> None:
-    """Delete a DDS entity now, and keep its wrapper from deleting a later one of the same handle."""
+    """Delete an entity now, and keep its wrapper from deleting a later one of the same handle."""
     entity.__del__()
     if hasattr(entity, '_ref'):
         del entity._ref
@@ -89,5 +89,5 @@ class Reactor:
                 return
             try:
                 receiver(reader.take(TAKE_AT_ONCE))
-            except DDSException:
-                logging.getLogger(__name__).exception('cannot take samples of %s', reader.topic)
+            except Exception:  # whatever it is, the other readers must go on
+                LOG.exception('lost samples of the topic %s', reader.topic.name)
