@@ -15,6 +15,8 @@ from rclpy.qos import (
     qos_profile_system_default,
 )
 
+from ros2cli.graph import SETTLE_TIME, spin_until
+
 PROFILES = {
     'default': QoSProfile(depth=10),
     'sensor_data': qos_profile_sensor_data,
@@ -57,8 +59,10 @@ def given_qos(args: argparse.Namespace, default_profile: str) -> QoSProfile | No
 def matching_qos(node: Node, topic: str, *, depth: int | None = None) -> QoSProfile:
     """Return a subscription's QoS that connects to every publisher which the topic has now.
 
-    Reliable only where all are, transient local only where all are, as `ros2 topic` chooses.
+    Reliable only where all are, transient local only where all are, as `ros2 topic` chooses. A
+    topic may be known by its subscriptions first: its publishers are given a moment to appear.
     """
+    spin_until(node, lambda: node.count_publishers(topic) > 0, SETTLE_TIME)
     offered = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
     reliable = [qos.reliability == ReliabilityPolicy.RELIABLE for qos in offered]
     latched = [qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered]
