@@ -1,0 +1,135 @@
+"""The engine: every chunk that it calls valid is one, whatever the weights say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ros_pi0_fast.codec.contract import ContractError
+from ros_pi0_fast.codec.fast import MalformedChunkError
+from ros_pi0_fast.codec.policy_codec import ObservationError
+from ros_pi0_fast.engine.engine import Engine, EngineError
+from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.weights.checkpoint import CheckpointError
+
+
+@pytest.fixture(scope='module')
+def engine(policy):
+    return Engine(*policy)
+
+
+def test_constrained_decoding_always_gives_a_chunk(engine, observations):
+    for observation in observations(500):
+        chunk = engine.infer(observation)
+        assert chunk.valid and not chunk.reason
+        assert chunk.actions.shape == (10, 5) and np.isfinite(chunk.actions).all()
+        assert chunk.stamp_ns == observation.stamp_ns
+
+
+def test_free_decoding_never_passes_off_what_is_no_chunk(policy, observations):
+    _, codec = policy
+    engine = Engine(*policy, malformed='reject', max_decode_tokens=40)
+    valid = 0
+    for observation in observations(500, seed=1):
+        chunk = engine.infer(observation)
+        encoded = codec.encode(observation)
+        if chunk.valid:
+            valid += 1
+            np.testing.assert_array_equal(chunk.actions, codec.decode(chunk.token_ids, encoded))
+            continue
+        assert chunk.actions.shape == (0, 5)
+        assert chunk.reason.startswith('malformed: ')
+        with pytest.raises(MalformedChunkError):
+            codec.decode(chunk.token_ids, encoded)
+    assert valid < 500
+
+
+def test_the_switch_between_both_is_live(policy, observations):
+    engine = Engine(*policy, max_decode_tokens=40)
+    observation = observations(1)[0]
+    before = engine.infer(observation)
+    engine.malformed = 'reject'
+    assert not engine.infer(observation).valid
+    engine.malformed = 'constrain'
+    np.testing.assert_array_equal(engine.infer(observation).actions, before.actions)
+
+
+@pytest.mark.parametrize('variant', [
+    Variant(unrolled_layers=False), Variant(packed_prompt=False),
+    Variant(unrolled_layers=False, packed_prompt=False)], ids=lambda v: v.name)
+def test_lossless_variants_give_the_same_tokens(policy, engine, observations, variant):
+    other = Engine(*policy, variant=variant)
+    for observation in observations(40, seed=2):
+        ours, theirs = engine.infer(observation), other.infer(observation)
+        np.testing.assert_array_equal(ours.token_ids, theirs.token_ids)
+        assert theirs.stats.variant == variant.name != ours.stats.variant
+
+
+def test_nothing_is_compiled_after_the_warm_up(policy, observations):
+    engine = Engine(*policy)
+    lines = []
+    engine.warm_up(lines.append)
+    assert len(lines) == len(engine.buckets) > 1
+    before = engine.compilations
+    for observation in observations(60, seed=3):
+        engine.infer(observation)
+    assert engine.compilations == before
+
+
+def test_other_picture_sizes_cost_one_small_executable(policy, observations):
+    engine = Engine(*policy)
+    engine.warm_up()
+    before = engine.compilations
+    for observation in observations(3, seed=4, size=(120, 160)):
+        assert engine.infer(observation).valid
+    assert engine.compilations == before + 1
+
+
+def test_stage_times_add_up(engine, observations):
+    stats = engine.infer(observations(1)[0]).stats
+    stages = (stats.preprocess_ms + stats.vision_ms + stats.prefill_ms + stats.decode_ms
+              + stats.postprocess_ms)
+    assert min(stats.vision_ms, stats.prefill_ms, stats.decode_ms) > 0
+    assert stages == pytest.approx(stats.total_ms, rel=0.05)
+    assert stats.generated_tokens > stats.target_passes > 0
+
+
+def test_cameras_that_the_robot_lacks_are_black(policy, profile, observations, folder):
+    base = {key: camera for key, camera in profile.cameras.items() if key == 'base_0_rgb'}
+    blind = dataclasses.replace(profile, cameras=base, absent_cameras=('wrist_0_rgb',))
+    engine, observation = Engine(*load_policy(folder, blind)), observations(1)[0]
+    black = dict(observation.images, wrist_0_rgb=np.zeros((64, 64, 3), np.uint8))
+    seen = {'base_0_rgb': observation.images['base_0_rgb']}
+    np.testing.assert_array_equal(
+        engine.infer(dataclasses.replace(observation, images=seen)).token_ids,
+        Engine(*policy).infer(dataclasses.replace(observation, images=black)).token_ids)
+
+
+def test_a_wrong_observation_is_named(engine, observations):
+    observation = observations(1)[0]
+    with pytest.raises(ObservationError, match='wrist_0_rgb'):
+        engine.infer(dataclasses.replace(
+            observation, images={'base_0_rgb': observation.images['base_0_rgb']}))
+    with pytest.raises(ObservationError, match='found NaN or infinity for shoulder'):
+        engine.infer(dataclasses.replace(
+            observation, state=np.array([0, np.nan, 0, 0, 0], np.float32)))
+
+
+def test_parameters_that_cannot_be_honoured_are_named(policy):
+    with pytest.raises(EngineError, match="malformed: 'zeros', expected one of constrain, reject"):
+        Engine(*policy, malformed='zeros')
+    with pytest.raises(EngineError, match='max_decode_tokens: 2, expected at least'):
+        Engine(*policy, max_decode_tokens=2)
+
+
+def test_a_profile_that_does_not_fit_is_refused(folder, profile):
+    with pytest.raises(ContractError, match='normalization'):
+        load_policy(folder, dataclasses.replace(profile, normalization='z-score'))
+
+
+def test_a_folder_without_weights_is_refused(folder, profile, tmp_path):
+    (tmp_path / 'assets').symlink_to(folder / 'assets')
+    (tmp_path / 'policy.json').symlink_to(folder / 'policy.json')
+    with pytest.raises(CheckpointError, match='params'):
+        load_policy(tmp_path, profile)
