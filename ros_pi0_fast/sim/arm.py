@@ -14,16 +14,17 @@ FINGERS = ('left_finger', 'right_finger')
 ACTION_NAMES = (*JOINTS, 'gripper')
 
 SHOULDER_HEIGHT = 0.12
-UPPER_ARM = 0.16
-FOREARM = 0.16
+UPPER_ARM = 0.17
+FOREARM = 0.17
 HAND = 0.11
 """Wrist axis to the point between the fingertips, metres; so are all lengths here."""
 FINGER_TRAVEL = 0.036
 """How far each finger moves from open (gripper 0) to closed (gripper 1)."""
 OPEN_GAP = 0.064
 """Between the fingers' inner faces when open."""
-MIN_RADIUS, MAX_RADIUS = 0.11, 0.31
-"""Horizontal distances from the yaw axis at which the tip may be commanded."""
+MIN_RADIUS, MAX_RADIUS = 0.09, 0.32
+"""Horizontal distances from the yaw axis at which the tip may be commanded. Wider than where
+things are put, so that the tip gets behind a cube that was pushed too far."""
 HOME = (0.18, 0.0, 0.12)
 """Tip position at the start of an episode, before jitter."""
 

@@ -15,13 +15,16 @@ CAMERAS = {'base_0_rgb': 'base', 'wrist_0_rgb': 'wrist'}
 SHOW_CAMERA = 'show'
 """For people."""
 TIMESTEP = 0.004
+SLIDING = 0.5
+"""Friction of cube on table. MuJoCo takes the greater of two geoms' coefficients; the fingers grip
+with 1.5, and a pushed cube jams under them once the product of both contacts' exceeds 1."""
 
 
 def _cube(name: str) -> str:
     return f"""
     <body name="{name}" pos="-.15 -.2 {CUBE_HALF}"><freejoint name="{name}"/>
       <geom name="{name}" type="box" size="{CUBE_HALF} {CUBE_HALF} {CUBE_HALF}" mass=".03"
-            friction="1.2 .01 .0005" condim="4" solref=".008 1"/></body>"""
+            friction="{SLIDING} .01 .0005" condim="4" solref=".008 1"/></body>"""
 
 
 def _finger(name: str, side: int) -> str:
@@ -62,7 +65,7 @@ def build_xml() -> str:
   <worldbody>
     <light name="sun" pos=".3 .2 1" dir="-.1 -.2 -1" castshadow="false" diffuse=".4 .4 .4"/>
     <geom name="table" type="box" size=".35 .4 .02" pos=".2 0 -.02" rgba=".82 .8 .76 1"
-          friction=".8 .01 .0005"/>
+          friction="{SLIDING} .01 .0005"/>
     <geom name="mat" type="box" size="{MAT_HALF} {MAT_HALF} .0006" pos=".2 .1 .0006"
           contype="0" conaffinity="0"/>
     <camera name="base" pos=".6 0 .4" xyaxes="0 1 0 -.7 0 .71" fovy="46"/>
@@ -73,15 +76,15 @@ def build_xml() -> str:
       <geom class="link" type="cylinder" size=".045 .05" pos="0 0 .05" rgba=".3 .3 .33 1"
             mass=".5"/>
       <body name="upper_arm" pos="0 0 {arm.SHOULDER_HEIGHT}" gravcomp="1">
-        <joint name="shoulder" axis="0 1 0" range="-2.6 2.6"/>
+        <joint name="shoulder" axis="0 1 0" range="-.7 1.6"/>
         <geom class="link" type="capsule" size=".018" fromto="0 0 0 0 0 {arm.UPPER_ARM}"
               mass=".2"/>
         <body name="forearm" pos="0 0 {arm.UPPER_ARM}" gravcomp="1">
-          <joint name="elbow" axis="0 1 0" range="-2.6 2.6"/>
+          <joint name="elbow" axis="0 1 0" range="-.1 2.7"/>
           <geom class="link" type="capsule" size=".015" fromto="0 0 0 0 0 {arm.FOREARM}"
                 mass=".15"/>
           <body name="hand" pos="0 0 {arm.FOREARM}" gravcomp="1">
-            <joint name="wrist_pitch" axis="0 1 0" range="-2.6 2.6"/>
+            <joint name="wrist_pitch" axis="0 1 0" range="-.2 2.6"/>
             <geom class="link" type="box" size=".012 .04 .012" pos="0 0 .04" rgba=".3 .3 .33 1"
                   mass=".1"/>
             <camera name="wrist" pos="-.05 0 0" xyaxes="0 1 0 .97 0 -.25" fovy="75"/>

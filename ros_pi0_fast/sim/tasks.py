@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ros_pi0_fast.sim import arm
 from ros_pi0_fast.sim.scene import MAX_CUBES
 
 TASKS = ('reach', 'push', 'pick')
@@ -29,6 +28,8 @@ SPACING = 0.062
 PUSH_DISTANCES = (0.07, 0.16)
 PUSH_RUN_UP = 0.05
 """The pusher starts this far behind the cube, m."""
+PUSH_START_RADII = (0.12, 0.31)
+"""Horizontal distances from the arm between which that start must lie, m."""
 PUSH_CLEARANCE = 0.052
 EVALUATION_SEEDS = 1_000_000_000
 """Seeds from here on are for evaluation; training uses smaller ones."""
@@ -72,7 +73,7 @@ def _can_push(points: np.ndarray) -> bool:
         return False
     way = way / length
     start = points[0] - PUSH_RUN_UP * way
-    if not arm.MIN_RADIUS + 0.01 < np.linalg.norm(start) < arm.MAX_RADIUS:
+    if not PUSH_START_RADII[0] < np.linalg.norm(start) < PUSH_START_RADII[1]:
         return False
     along = np.clip((points[1:-1] - start) @ way, 0.0, length + PUSH_RUN_UP + 0.02)
     away = np.linalg.norm(points[1:-1] - start - along[:, None] * way, axis=1)

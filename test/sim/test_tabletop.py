@@ -66,10 +66,10 @@ def test_standing_still_solves_nothing(table, task):
 def test_touching_another_cube_fails_reach(table):
     layout = table.reset(3, 'reach')
     other = (layout.target + 1) % len(layout.cubes)
-    spot = np.array([*layout.cubes[other], 0.0])
+    x, y = layout.cubes[other]
     for height in (0.09, 0.09, 0.09, 0.06, 0.026, 0.024):
         for _ in range(3):
-            table.step([*arm.inverse_kinematics(spot + [0, 0, height]), 1.0])
+            table.step([*arm.inverse_kinematics((x, y, height)), 1.0])
     assert table.first_touched == other
     assert table.over() and not table.success()
 
