@@ -117,9 +117,9 @@ _PRESETS: dict[str, Pi0FastConfig] = {
         action_dim=5, action_horizon=10, max_token_len=80,
         camera_keys=('base_0_rgb', 'wrist_0_rgb')),
     'tabletop': Pi0FastConfig(
-        siglip=SiglipConfig(width=128, depth=3, mlp_dim=384, num_heads=4,
+        siglip=SiglipConfig(width=192, depth=4, mlp_dim=512, num_heads=6,
                             patch_size=_square(8), image_size=_square(64)),
-        gemma=GemmaConfig(width=192, depth=4, mlp_dim=512, num_heads=6, num_kv_heads=1,
+        gemma=GemmaConfig(width=192, depth=6, mlp_dim=512, num_heads=6, num_kv_heads=1,
                           head_dim=32, vocab_size=1024),
         action_dim=5, action_horizon=10, max_token_len=80,
         camera_keys=('base_0_rgb', 'wrist_0_rgb')),
