@@ -43,7 +43,9 @@ class BatchPolicy:
         self._tables = GrammarTables(
             count=jnp.asarray(codec.grammar.count), shortest=jnp.asarray(codec.grammar.shortest),
             next_state=jnp.asarray(codec.grammar.next_state))
-        self._generate = jax.jit(partial(_generate, model, codec.grammar.max_ids))
+        # No chunk that was trained on is longer than that, and the grammar makes it suffice.
+        most = min(codec.grammar.max_ids, codec.profile.max_token_len)
+        self._generate = jax.jit(partial(_generate, model, most))
 
     def plan(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """Return a chunk for each observation, in their order."""

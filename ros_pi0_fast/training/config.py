@@ -1,20 +1,15 @@
-"""The runs that can be reproduced by name, and `key=value` changes to them."""
+"""The runs that can be reproduced by name."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from ros_pi0_fast.model.config import GemmaConfig, Pi0FastConfig, SiglipConfig, get_config
 from ros_pi0_fast.sim.episodes import EpisodeConfig
 from ros_pi0_fast.sim.tasks import TASKS
 from ros_pi0_fast.training.augment import AugmentConfig
 from ros_pi0_fast.training.loop import LoopConfig
-
-T = TypeVar('T')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,42 +95,3 @@ def get_run(name: str) -> PolicyRun:
     if name not in _RUNS:
         raise ValueError(f'run: {name!r}, expected one of {", ".join(_RUNS)}')
     return _RUNS[name]()
-
-
-def override(config: T, assignments: Sequence[str]) -> T:
-    """Return a config with fields changed by assignments such as 'loop.batch_size=256'.
-
-    Values are Python literals; what is none is taken as text.
-
-    Raises:
-        ValueError: if an assignment names no field or its value has another type; the message
-            says which fields there are.
-    """
-    for assignment in assignments:
-        path, separator, text = assignment.partition('=')
-        if not separator:
-            raise ValueError(f'{assignment!r}: expected field=value')
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        config = _replace(config, path.strip().split('.'), value, assignment)
-    return config
-
-
-def _replace(config: Any, path: Sequence[str], value: Any, assignment: str) -> Any:
-    names = [f.name for f in dataclasses.fields(config)]
-    head, *rest = path
-    if head not in names:
-        raise ValueError(f'{assignment!r}: no field {head!r}, expected one of {", ".join(names)}')
-    old = getattr(config, head)
-    if rest:
-        if not dataclasses.is_dataclass(old):
-            raise ValueError(f'{assignment!r}: {head} has no fields')
-        return dataclasses.replace(config, **{head: _replace(old, rest, value, assignment)})
-    if isinstance(old, float) and type(value) is int:
-        value = float(value)
-    if old is not None and value is not None and type(value) is not type(old):
-        raise ValueError(f'{assignment!r}: {head} is {type(old).__name__}, '
-                         f'found {type(value).__name__}')
-    return dataclasses.replace(config, **{head: value})

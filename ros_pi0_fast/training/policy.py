@@ -24,10 +24,11 @@ from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.evaluation.batch_policy import BatchPolicy
 from ros_pi0_fast.evaluation.closed_loop import Simulations
+from ros_pi0_fast.evaluation.settings import override
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.training.assets import fit_assets
 from ros_pi0_fast.training.collect import collect_expert
-from ros_pi0_fast.training.config import PolicyRun, get_run, override
+from ros_pi0_fast.training.config import PolicyRun, get_run
 from ros_pi0_fast.training.dagger import rollout_round
 from ros_pi0_fast.training.data import Frames, encode_shards
 from ros_pi0_fast.training.dataset import DeviceDataset
