@@ -76,7 +76,9 @@ class Film:
         frame[-22:] = (20, 110, 40) if done else (25, 25, 25)
         cv2.putText(frame, caption + (': done' if done else ''), (6, len(frame) - 7),
                     cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-        self._frames.append(Image.fromarray(frame).quantize(96, dither=Image.Dither.NONE))
+        # Other methods than MAXCOVERAGE give small things the colours of large ones.
+        self._frames.append(Image.fromarray(frame).quantize(
+            128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
 
     def write(self) -> None:
         """Write the GIF; nothing if there is no frame."""

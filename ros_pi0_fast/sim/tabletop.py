@@ -28,8 +28,8 @@ from ros_pi0_fast.sim.scene import (
 from ros_pi0_fast.sim.tasks import COLOURS, Layout, sample_layout
 from ros_pi0_fast.types import Observation
 
-PARKED = np.array([-0.15, -0.2])
-"""Where the cubes that a scene does not use lie: behind the arm, out of the cameras' sight."""
+PARKED = np.array([-0.1, -0.3])
+"""Where the cubes that a scene does not use lie, invisible: behind the arm, out of its reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,8 @@ class Tabletop:
                 x, y, CUBE_HALF, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
             if used:
                 self._paint(CUBES[i], layout.colours[i], rng)
+            else:
+                self.model.geom(CUBES[i]).rgba[:] = 0
         self.model.geom('mat').pos[:2] = layout.mat
         self._paint('mat', layout.mat_colour, rng)
 

@@ -25,16 +25,22 @@ def test_inverse_kinematics_is_the_inverse(seed):
 
 
 def test_a_seed_is_a_scene(table):
-    table.reset(7, 'push')
+    # The scenes between leave a fourth cube behind, of another colour each.
+    assert len(table.reset(13, 'push').cubes) == len(table.reset(14, 'push').cubes) == 4
+    assert len(table.reset(8, 'push').cubes) == 3
     first = table.observe()
+    overview = table.render(160, 120)
     table.step(expert_chunk(table)[0])
-    table.reset(7, 'push')
+    table.reset(13, 'push')
+    table.reset(8, 'push')
     again = table.observe()
     assert again.instruction == first.instruction
     np.testing.assert_array_equal(again.state, first.state)
     for key, picture in first.images.items():
         np.testing.assert_array_equal(again.images[key], picture)
     table.reset(8, 'push')
+    np.testing.assert_array_equal(table.render(160, 120), overview)
+    table.reset(9, 'push')
     assert np.any(table.observe().images['base_0_rgb'] != first.images['base_0_rgb'])
 
 
