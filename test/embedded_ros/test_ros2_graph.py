@@ -139,11 +139,11 @@ def test_topic_info_verbose(ros2) -> None:
 
 def test_topic_type_and_missing_topic(ros2) -> None:
     assert ros2('topic', 'type', '/chatter')[:2] == (0, 'std_msgs/msg/String\n')
-    code, out, err = ros2('topic', 'type', 'chater', '--spin-time', '1.5')
+    code, out, err = ros2('topic', 'type', 'chater', '--spin-time', '0.8')
     assert (code, out) == (1, '')
     assert err == ('WARNING: topic [/chater] does not appear to be published yet\n'
                    'Did you mean: /chatter?\n')
-    assert 'Did you mean: /demo/joints?' in ros2('topic', 'hz', 'joints', '--spin-time', '1.5')[2]
+    assert 'Did you mean: /demo/joints?' in ros2('topic', 'hz', 'joints', '--spin-time', '0.8')[2]
 
 
 def test_echo_once_by_relative_name(ros2) -> None:
@@ -223,7 +223,7 @@ def test_node_list_and_info(ros2) -> None:
                  '    /demo/robot/get_parameters: rcl_interfaces/srv/GetParameters\n',
                  '  Action Servers:\n\n  Action Clients:\n\n'):
         assert line in out
-    code, _, err = ros2('node', 'info', '/robot', '--spin-time', '1')
+    code, _, err = ros2('node', 'info', '/robot', '--spin-time', '0.8')
     assert (code, err) == (1, "Node not found: '/robot'\nDid you mean: /demo/robot?\n")
 
 
@@ -236,7 +236,7 @@ def test_services(ros2) -> None:
     assert out.endswith(
         'requester: making request: std_srvs.srv.SetBool_Request(data=True)\n\nresponse:\n'
         "std_srvs.srv.SetBool_Response(success=True, message='now on')\n\n")
-    code, _, err = ros2('service', 'type', '/demo/swich', '--spin-time', '1')
+    code, _, err = ros2('service', 'type', '/demo/swich', '--spin-time', '0.8')
     assert (code, err) == (1, "Unknown service '/demo/swich'\nDid you mean: /demo/switch?\n")
 
 

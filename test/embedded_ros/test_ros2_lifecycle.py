@@ -73,5 +73,5 @@ def test_a_lifecycle(ros2) -> None:
 
 
 def test_unknown_nodes(ros2) -> None:
-    code, _, err = ros2('get', '/manage', '--spin-time', '1')
+    code, _, err = ros2('get', '/manage', '--spin-time', '0.8')
     assert (code, err) == (1, "Node not found: '/manage'\nDid you mean: /managed?\n")
