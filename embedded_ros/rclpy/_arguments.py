@@ -26,8 +26,9 @@ class UnknownROSArgsError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Remap:
-    """One rule `[node:]from:=to`; `node` None: of every node."""
+    """One rule `[node:]from:=to`; `node` None: of every node; `kind` None: topics and services."""
 
+    kind: str | None  # 'topic' or 'service'
     node: str | None
     source: str
     target: str
@@ -116,11 +117,15 @@ def _split_rule(option: str, text: str) -> tuple[str | None, str, str]:
 
 def _remap(result: RosArguments, option: str, text: str) -> None:
     node, source, target = _split_rule(option, text)
-    for scheme in ('rostopic://', 'rosservice://'):
-        source, target = source.removeprefix(scheme), target.removeprefix(scheme)
+    kind = None
+    for candidate in ('topic', 'service'):
+        if source.startswith(f'ros{candidate}://'):
+            kind = candidate
+            source = source.removeprefix(f'ros{kind}://')
+            target = target.removeprefix(f'ros{kind}://')
     if not target:
         raise ValueError(f'{option} {text!r}: expected a name after :=')
-    result.remaps.append(Remap(node=node, source=source, target=target))
+    result.remaps.append(Remap(kind=kind, node=node, source=source, target=target))
 
 
 def _parameter(result: RosArguments, option: str, text: str) -> None:

@@ -90,8 +90,10 @@ def expand(name: str, node_name: str, namespace: str, *, is_service: bool = Fals
 def remap_name(full_name: str, rules: list[Remap], node_name: str, namespace: str, *,
                is_service: bool = False) -> str:
     """Return the name that the first fitting rule gives to an absolute name."""
+    kind = 'service' if is_service else 'topic'
     for rule in rules:
-        if rule.source in ('__node', '__name', '__ns') or rule.node not in (None, node_name):
+        if (rule.source in ('__node', '__name', '__ns') or rule.node not in (None, node_name)
+                or rule.kind not in (None, kind)):
             continue
         source = expand(rule.source, node_name, namespace, is_service=is_service)
         if source == full_name:

@@ -182,7 +182,8 @@ class Executor:
     def _find_work(self) -> Work | None:
         """Return the next callback that is ready. Each entity has its turn before any has two."""
         if self._tasks:
-            return self._tasks.popleft()
+            task = self._tasks.popleft()
+            return lambda: self._step(task)
         for _ in range(2):
             while self._ready:
                 node, entity = self._ready.popleft()
@@ -220,17 +221,18 @@ class Executor:
                 self._end(entity)
         if inspect.iscoroutine(result):
             task = Task(result, executor=self)
-            task.add_done_callback(lambda done: self._end_task(entity, done))
-            task()
+            task.add_done_callback(lambda _: self._end(entity))
+            self._step(task)
+
+    def _step(self, task: Task) -> None:
+        """Run a task as far as it goes; raises what it raised."""
+        task()
+        if task.exception() is not None:
+            raise task.exception()
 
     def _end(self, entity: Any) -> None:
         entity.callback_group.ending_execution(entity)
         self.wake()
-
-    def _end_task(self, entity: Any, task: Task) -> None:
-        self._end(entity)
-        if task.exception() is not None:
-            raise task.exception()
 
     def __enter__(self) -> 'Executor':
         return self

@@ -54,18 +54,25 @@ class Node(NodeEntities, NodeParameters, NodeGraph):
         self._logger = get_logger(self.get_fully_qualified_name().strip('/').replace('/', '.'))
         self._local = self._context.graph.add_node(self._namespace, self._name)
         self._context.add_node(self)
-        rosout_wanted = enable_rosout and '--disable-rosout-logs' not in arguments.flags
-        self._rosout = Rosout(self) if rosout_wanted else None
-        self._init_parameters(
-            self._collect_overrides(arguments, parameter_overrides or []),
-            allow_undeclared_parameters)
-        self._parameter_event_publisher = self.create_publisher(
-            ParameterEvent, '/parameter_events', qos_profile_parameter_events)
-        if automatically_declare_parameters_from_overrides:
-            for name, parameter in self._parameter_overrides.items():
-                self.declare_parameter(name, parameter.value)
-        self._time_source = TimeSource(self)
-        self._parameter_service = ParameterService(self) if start_parameter_services else None
+        self._time_source: TimeSource | None = None
+        self._rosout: Rosout | None = None
+        try:
+            if enable_rosout and '--disable-rosout-logs' not in arguments.flags:
+                self._rosout = Rosout(self)
+            self._init_parameters(
+                self._collect_overrides(arguments, parameter_overrides or []),
+                allow_undeclared_parameters)
+            self._parameter_event_publisher = self.create_publisher(
+                ParameterEvent, '/parameter_events', qos_profile_parameter_events)
+            if automatically_declare_parameters_from_overrides:
+                for name, parameter in self._parameter_overrides.items():
+                    self.declare_parameter(name, parameter.value)
+            self._time_source = TimeSource(self)
+            if start_parameter_services:
+                ParameterService(self)
+        except BaseException:
+            self.destroy_node()
+            raise
 
     def _collect_overrides(self, arguments: RosArguments,
                            own: list[Parameter]) -> dict[str, Parameter]:
@@ -144,7 +151,8 @@ class Node(NodeEntities, NodeParameters, NodeGraph):
                 return
             self._destroyed = True
         self.executor = None
-        self._time_source.detach()
+        if self._time_source is not None:
+            self._time_source.detach()
         for rate in list(self._rates):
             self.destroy_rate(rate)
         if self._rosout is not None:

@@ -13,11 +13,13 @@ from rclpy._rclpy_pybind11 import RCLError
 from rclpy._user_data import user_data
 from rclpy.duration import Duration, Infinite
 from rclpy.exceptions import InvalidHandle
+from rclpy.logging import get_logger
 from rclpy.qos import QoSProfile
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+WARN_PERIOD = 5.0  # seconds between warnings of one publisher
 ACK_POLL_NS = 50_000_000  # how often a wait for acknowledgements looks at the context
 
 
@@ -45,8 +47,9 @@ class Publisher:
     def publish(self, msg: object) -> None:
         """Send a message, or CDR that is ready (bytes).
 
-        Raises TypeError for a message of another type, RCLError after the context's end and when
-        reliable subscriptions do not keep up for a second.
+        A message is dropped, with a warning, when a reliable subscription keeps the publisher
+        waiting for longer than a second. Raises TypeError for a message of another type, RCLError
+        after the context's end, InvalidHandle after that of the publisher.
         """
         if isinstance(msg, self.msg_type):
             data = bytes(serialize(msg))
@@ -63,7 +66,11 @@ class Publisher:
         try:
             writer.write(self._sample(data))
         except DDSException as error:
-            raise RCLError(f'Failed to publish on {self.topic_name}: {error}') from error
+            if error.code != DDSException.DDS_RETCODE_TIMEOUT:
+                raise RCLError(f'Failed to publish on {self.topic_name}: {error}') from error
+            get_logger(self.logger_name).warning(
+                f'dropped a message on {self.topic_name}: a reliable subscription does not keep '
+                'up', throttle_duration_sec=WARN_PERIOD)
 
     def get_subscription_count(self) -> int:
         """Return how many subscriptions receive from this publisher."""

@@ -1,7 +1,9 @@
-"""The default context."""
+"""The default context, and the arguments that are not ROS'."""
 
+import sys
 import threading
 
+from rclpy._arguments import split_arguments
 from rclpy.context import Context
 
 _lock = threading.RLock()
@@ -31,3 +33,8 @@ def shutdown(*, context: Context | None = None) -> None:
 def try_shutdown(*, context: Context | None = None) -> None:
     """End a context if it runs."""
     (context or get_default_context(shutting_down=True)).try_shutdown()
+
+
+def remove_ros_args(args: list[str] | None = None) -> list[str]:
+    """Return the arguments (`sys.argv` when None) without those of `--ros-args`."""
+    return split_arguments(sys.argv if args is None else list(args))[0]
