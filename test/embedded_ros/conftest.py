@@ -2,6 +2,6 @@
 
 from importlib.util import find_spec
 
-# Asked for a module in it, since the folder `embedded_ros/` of the repository looks like a package.
+# A module in it is asked for, since the repository's folder `embedded_ros/` looks like a package.
 if find_spec('embedded_ros') is None or find_spec('embedded_ros.typestore') is None:
     collect_ignore_glob = ['test_*.py']
