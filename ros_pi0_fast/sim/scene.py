@@ -37,7 +37,10 @@ def _finger(name: str, side: int) -> str:
 
 
 def build_xml() -> str:
-    """Return the scene: arm at the origin facing +x, table, mat, cubes, cameras."""
+    """Return the scene: arm at the origin facing +x, table, mat, cubes, cameras.
+
+    The background is a floor, not a skybox, which is white in MuJoCo 3.2.
+    """
     cubes = ''.join(_cube(name) for name in CUBES)
     fingers = _finger(arm.FINGERS[0], 1) + _finger(arm.FINGERS[1], -1)
     motors = ''.join(f'<position name="{name}" joint="{name}"/>' for name in arm.JOINTS)
@@ -52,8 +55,6 @@ def build_xml() -> str:
     <global offwidth="640" offheight="480"/>
     <headlight ambient=".45 .45 .45" diffuse=".4 .4 .4" specular="0 0 0"/>
   </visual>
-  <asset><texture name="sky" type="skybox" builtin="flat" rgb1=".35 .4 .45" width="8" height="8"/>
-  </asset>
   <default>
     <joint damping="1" armature=".01"/>
     <position kp="60" dampratio="1"/>
@@ -64,6 +65,8 @@ def build_xml() -> str:
   </default>
   <worldbody>
     <light name="sun" pos=".3 .2 1" dir="-.1 -.2 -1" castshadow="false" diffuse=".4 .4 .4"/>
+    <geom name="floor" type="plane" size="6 6 1" pos="0 0 -.4" contype="0" conaffinity="0"
+          rgba=".42 .48 .55 1"/>
     <geom name="table" type="box" size=".35 .4 .02" pos=".2 0 -.02" rgba=".82 .8 .76 1"
           friction="{SLIDING} .01 .0005"/>
     <geom name="mat" type="box" size="{MAT_HALF} {MAT_HALF} .0006" pos=".2 .1 .0006"

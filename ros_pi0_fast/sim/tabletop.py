@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import weakref
 from dataclasses import dataclass
 
 import numpy as np
 
-if sys.platform == 'linux' and not os.environ.get('DISPLAY'):
-    # MuJoCo reads this when it is imported; GLFW, its default, needs a screen.
-    os.environ.setdefault('MUJOCO_GL', 'osmesa')
-
-import mujoco
-
 from ros_pi0_fast.sim import arm
+from ros_pi0_fast.sim.headless import choose_opengl
 from ros_pi0_fast.sim.scene import (
     CAMERAS,
     CUBE_HALF,
@@ -27,6 +20,9 @@ from ros_pi0_fast.sim.scene import (
 )
 from ros_pi0_fast.sim.tasks import COLOURS, Layout, sample_layout
 from ros_pi0_fast.types import Observation
+
+choose_opengl()
+import mujoco  # noqa: E402  after the choice
 
 PARKED = np.array([-0.1, -0.3])
 """Where the cubes that a scene does not use lie, invisible: behind the arm, out of its reach."""
