@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ros_pi0_fast.evaluation.closed_loop import (
@@ -26,7 +25,6 @@ from ros_pi0_fast.evaluation.closed_loop import (
     Plan,
     Simulations,
 )
-from ros_pi0_fast.evaluation.policies import make_policy
 from ros_pi0_fast.evaluation.statistics import rate_line, wilson_interval
 from ros_pi0_fast.sim.arm import ACTION_NAMES
 from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS, TASKS
@@ -106,12 +104,11 @@ def report_lines(summary: dict[str, Any]) -> list[str]:
 
 def evaluate(plan: Plan, episodes: Sequence[Episode], *, execute: int, workers: int,
              slots: int) -> dict[str, Any]:
-    """Run episodes and return their summary, with wall time and device."""
+    """Run episodes and return their summary, with the wall time."""
     began = time.monotonic()
     with Simulations(workers) as simulations:
         results, _ = simulations.run(episodes, LoopSettings(execute=execute, slots=slots), plan)
-    return {**summarize(results), 'wall_seconds': round(time.monotonic() - began, 2),
-            'device': jax.devices()[0].device_kind}
+    return {**summarize(results), 'wall_seconds': round(time.monotonic() - began, 2)}
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -141,6 +138,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse_arguments(arguments)
+    # Simulation processes import this module; only this one is to import jax.
+    import jax
+
+    from ros_pi0_fast.evaluation.policies import make_policy
+
     try:
         episodes = evaluation_episodes(
             options.episodes, options.seed, latency=options.latency_steps, tasks=options.tasks,
@@ -152,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(f'error: {error}') from error
     summary = {'checkpoint': str(options.checkpoint), 'variant': name, 'seed': options.seed,
-               'execute': options.execute, 'latency_steps': options.latency_steps, **summary}
+               'execute': options.execute, 'latency_steps': options.latency_steps,
+               'device': jax.devices()[0].device_kind, **summary}
     print('\n'.join(report_lines(summary)))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -6,14 +6,13 @@ Nothing here imports jax: simulation runs in worker processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from ros_pi0_fast.evaluation.closed_loop import LabelledState
 from ros_pi0_fast.sim.episodes import EpisodeConfig, generate_dataset
 from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS
 from ros_pi0_fast.training.data import Frames
+from ros_pi0_fast.training.workers import Run
 
 SHARD_EPISODES = 250
 
@@ -35,8 +34,8 @@ def save_states(path: Path, states: Sequence[LabelledState]) -> None:
                  [state.seed for state in states]).save(path)
 
 
-def collect_expert(seeds: Sequence[int], folder: Path, *, workers: int, config: EpisodeConfig,
-                   tasks: Sequence[str],
+def collect_expert(seeds: Sequence[int], folder: Path, *, config: EpisodeConfig,
+                   tasks: Sequence[str], run: Run = map,
                    progress: Callable[[int], None] = lambda episodes: None) -> list[Path]:
     """Let the disturbed expert solve scenes; return the shards, one for SHARD_EPISODES seeds.
 
@@ -45,9 +44,9 @@ def collect_expert(seeds: Sequence[int], folder: Path, *, workers: int, config: 
     Args:
         seeds: of the scenes; tasks take turns among them.
         folder: for the shards.
-        workers: processes; 0 simulates in this one.
         config: how the expert drives.
         tasks: that take turns; name one twice to have it twice as often.
+        run: where: see workers.worker_pool.
         progress: called with the number of episodes of each shard that is done.
 
     Raises:
@@ -57,15 +56,8 @@ def collect_expert(seeds: Sequence[int], folder: Path, *, workers: int, config: 
     jobs = [(seeds[start:start + SHARD_EPISODES], folder / f'expert_{start:07d}.npz', config,
              tuple(tasks)) for start in range(0, len(seeds), SHARD_EPISODES)]
     waiting = [job for job in jobs if not job[1].exists()]
-    if workers == 0:
-        for job in waiting:
-            progress(_collect(job))
-    else:
-        # Spawned, not forked: a forked child would inherit JAX's threads in an unknown state.
-        with ProcessPoolExecutor(min(workers, max(1, len(waiting))),
-                                 get_context('spawn')) as pool:
-            for episodes in pool.map(_collect, waiting):
-                progress(episodes)
+    for episodes in run(_collect, waiting):
+        progress(episodes)
     return [job[1] for job in jobs]
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ import numpy as np
 from ros_pi0_fast.codec.fast import UnencodableChunkError
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.training.workers import Run
 from ros_pi0_fast.types import Observation
 
 TOKEN_ARRAYS = ('tokens', 'token_mask', 'ar_mask', 'loss_mask')
@@ -142,25 +141,19 @@ def encode_frames(frames: Frames, codec: PolicyCodec) -> dict[str, np.ndarray]:
 
 
 def encode_shards(paths: Iterable[Path], checkpoint: Path, profile: Path, *,
-                  workers: int) -> Iterator[dict[str, np.ndarray]]:
-    """Encode shards in worker processes.
+                  run: Run = map) -> Iterator[dict[str, np.ndarray]]:
+    """Encode shards.
 
     Args:
         paths: shards, in the order of the result.
         checkpoint: folder whose assets and policy.json make the codec.
         profile: YAML of the robot.
-        workers: processes; 0 encodes in this one.
+        run: where: see workers.worker_pool.
 
-    Yields:
+    Returns:
         What `encode_frames` returns, for each shard.
     """
-    jobs = [(Path(path), Path(checkpoint), Path(profile)) for path in paths]
-    if workers == 0 or len(jobs) < 2:
-        yield from map(_encode_shard, jobs)
-        return
-    # Spawned, not forked: a forked child would inherit JAX's threads in an unknown state.
-    with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn')) as pool:
-        yield from pool.map(_encode_shard, jobs)
+    return run(_encode_shard, [(Path(path), Path(checkpoint), Path(profile)) for path in paths])
 
 
 def _encode_shard(job: tuple[Path, Path, Path]) -> dict[str, np.ndarray]:

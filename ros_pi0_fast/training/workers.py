@@ -1,0 +1,26 @@
+"""Worker processes for what needs no accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+Run = Callable[..., Iterator[Any]]
+"""`map`, or the `map` of a pool: applies an importable function to jobs, results in order."""
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[Run]:
+    """Give a `map` that runs in so many processes; 0 gives the builtin.
+
+    The processes are spawned, not forked: a forked child would inherit JAX's threads in an
+    unknown state. They import the main module, which must therefore not import jax.
+    """
+    if workers == 0:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
+        yield pool.map
