@@ -1,0 +1,94 @@
+"""All parameters of the policy node, declared in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from ros_pi0_fast.engine.engine import MALFORMED
+from ros_pi0_fast.share import share_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """One parameter."""
+
+    name: str
+    default: Any
+    description: str
+    read_only: bool = False
+    """Read when the node is configured; it cannot be changed while the node runs."""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def descriptor(self) -> ParameterDescriptor:
+        """What `ros2 param describe` shows."""
+        descriptor = ParameterDescriptor(
+            description=self.description, read_only=self.read_only,
+            additional_constraints=f'one of {", ".join(self.choices)}' if self.choices else '')
+        if self.low is not None:
+            if isinstance(self.default, int):
+                descriptor.integer_range = [
+                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=0)]
+            else:
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=self.low, to_value=self.high, step=0.0)]
+        return descriptor
+
+
+DECLARATIONS = (
+    Declaration(name='checkpoint', default='', read_only=True,
+                description='folder of the checkpoint; empty: the tabletop policy of this '
+                            'package'),
+    Declaration(name='robot_profile', default='', read_only=True,
+                description='YAML file of the robot; empty: the tabletop of this package'),
+    Declaration(name='text_tokenizer', default='', read_only=True,
+                description='sentencepiece model; empty: the one in the checkpoint'),
+    Declaration(name='fast_tokenizer', default='', read_only=True,
+                description='folder of the FAST tokenizer; empty: the one in the checkpoint'),
+    Declaration(name='max_decode_tokens', default=0, read_only=True, low=0, high=4096,
+                description='ids decoded at most for a chunk; 0: as many as it may need'),
+    Declaration(name='autostart', default=True, read_only=True,
+                description='configure and activate without being asked to'),
+    Declaration(name='malformed', default='constrain', choices=MALFORMED,
+                description='constrain: decode only ids from which a whole chunk comes; reject: '
+                            'decode freely and publish what is no chunk as not valid'),
+    Declaration(name='rate_hz', default=5.0, low=0.1, high=100.0,
+                description='how often a chunk is asked for'),
+    Declaration(name='max_observation_age_s', default=0.5, low=0.001, high=60.0,
+                description='older pictures and joint states are refused'),
+    Declaration(name='max_camera_skew_s', default=0.2, low=0.0, high=60.0,
+                description='pictures whose stamps are further apart are refused'))
+_BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
+
+
+def declare_parameters(node: Node) -> None:
+    """Declare all of them."""
+    for declaration in DECLARATIONS:
+        node.declare_parameter(declaration.name, declaration.default, declaration.descriptor)
+
+
+def find_problem(parameters: Sequence[Parameter]) -> str:
+    """Return why a change cannot be made, or ''. rclpy checks types, ranges and read-only."""
+    for parameter in parameters:
+        declaration = _BY_NAME.get(parameter.name)
+        if declaration and declaration.choices and parameter.value not in declaration.choices:
+            return (f'{parameter.name}: found {parameter.value!r}, expected one of '
+                    f'{", ".join(declaration.choices)}')
+    return ''
+
+
+def path_parameter(node: Node, name: str, default: str | None = None) -> Path | None:
+    """Return the path that a parameter holds; if empty, the default below the share folder."""
+    value = node.get_parameter(name).value
+    if value:
+        return Path(value).expanduser()
+    return None if default is None else share_folder() / default

@@ -1,0 +1,64 @@
+"""One work slot in a thread of its own: the newest observation wins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ros_pi0_fast.types import ActionChunk, Observation
+
+Infer = Callable[[Observation], ActionChunk]
+OnChunk = Callable[[Observation, ActionChunk], None]
+OnError = Callable[[Observation, Exception], None]
+
+
+class InferenceWorker:
+    """Runs inferences one after another, dropping observations that a newer one overtook.
+
+    Args:
+        infer: The engine.
+        on_chunk: Called in the worker's thread with each answer.
+        on_error: Called there with whatever `infer` or `on_chunk` raised; the worker goes on.
+    """
+
+    def __init__(self, infer: Infer, on_chunk: OnChunk, on_error: OnError):
+        self._infer, self._on_chunk, self._on_error = infer, on_chunk, on_error
+        self._changed = threading.Condition()
+        self._waiting: Observation | None = None
+        self._stopping = False
+        self.handed_in = 0
+        """Observations whose inference began."""
+        self.exclusive = threading.Lock()
+        """Held during an inference; hold it to change the engine."""
+        self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
+        self._thread.start()
+
+    def submit(self, observation: Observation) -> None:
+        """Offer an observation; one that is still waiting is dropped."""
+        with self._changed:
+            self._waiting = observation
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Let the running inference end and run no other; what it brings is still delivered."""
+        with self._changed:
+            self._stopping = True
+            self._waiting = None
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._waiting is None and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                observation, self._waiting = self._waiting, None
+                self.handed_in += 1
+            try:
+                with self.exclusive:
+                    chunk = self._infer(observation)
+                self._on_chunk(observation, chunk)
+            except Exception as error:  # The node survives whatever it is, and tells.
+                self._on_error(observation, error)
