@@ -8,6 +8,7 @@ milliseconds, and physics catches up with the clock if a tick comes late.
 from __future__ import annotations
 
 import array
+import contextlib
 import sys
 from pathlib import Path
 
@@ -224,11 +225,11 @@ def main() -> None:
     rclpy.init()
     node = None
     try:
-        node = TabletopRobot()
-        while rclpy.ok() and node.exit_code is None:
-            rclpy.spin_once(node, timeout_sec=0.1)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # Stopped from outside: what was seen so far is still worth its table.
+        # Stopped from outside, what was seen so far is still worth its table.
+        with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+            node = TabletopRobot()
+            while rclpy.ok() and node.exit_code is None:
+                rclpy.spin_once(node, timeout_sec=0.1)
     finally:
         if node is not None:
             node.finish()
