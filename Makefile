@@ -2,7 +2,7 @@
 VENV ?= .venv
 SHELL := /bin/bash
 BIN := $(abspath $(VENV))/bin
-SOURCES := setup.py pyproject.toml scripts/install.sh scripts/colcon-requirements.txt \
+SOURCES := setup.py pyproject.toml scripts/install.sh scripts/without-ros-requirements.txt \
            $(wildcard msg/*.msg) $(shell find embedded_ros -name '*.py' -o -name '*.toml' 2>/dev/null)
 # With ROS 2 sourced, its own colcon and ros2 are used; else those of the virtual environment.
 ENTER := export PATH="$(BIN):$$PATH" MUJOCO_GL="$${MUJOCO_GL:-osmesa}";

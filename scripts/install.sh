@@ -50,7 +50,7 @@ pip install --progress-bar on --no-build-isolation -e ".[$extras]" 2>&1 | grep -
 pip check >/dev/null || pip check || fail 'the installed packages do not fit together'
 if [ $real_ros = no ]; then
   say 'no ROS 2 found: installing its stand-in embedded_ros and colcon'
-  pip install --quiet --no-build-isolation ./embedded_ros -r scripts/colcon-requirements.txt 2>&1 | grep -v '^WARNING: Location' || true
+  pip install --quiet --no-build-isolation ./embedded_ros -r scripts/without-ros-requirements.txt 2>&1 | grep -v '^WARNING: Location' || true
   "$venv/bin/python" -m embedded_ros.interfaces ros_pi0_fast msg
 fi
 "$venv/bin/python" -c 'import jax, flax, mujoco, rclpy' || fail 'the installation is not complete'
