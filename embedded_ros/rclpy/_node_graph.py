@@ -8,6 +8,7 @@ from embedded_ros.dds import names
 from embedded_ros.dds.graph import Endpoint, GraphNode
 
 from rclpy._qos_mapping import profile_of
+from rclpy._user_data import parse_user_data
 from rclpy.topic_endpoint_info import TopicEndpointInfo, TopicEndpointTypeEnum
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class NodeGraph:
                 found.append(TopicEndpointInfo(
                     node_name=name, node_namespace=namespace,
                     topic_type=names.ros_type_name(endpoint.type) or endpoint.type,
-                    topic_type_hash=endpoint.user_data.get('typehash', 'INVALID'),
+                    topic_type_hash=parse_user_data(endpoint.qos).get('typehash', 'INVALID'),
                     endpoint_type=kind, endpoint_gid=list(endpoint.guid),
                     qos_profile=profile_of(endpoint.qos)))
         return found

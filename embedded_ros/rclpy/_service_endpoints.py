@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from embedded_ros.typestore import serialize
 
 from rclpy._qos_mapping import policies
 from rclpy._rclpy_pybind11 import RCLError
-from rclpy._user_data import user_data
+from rclpy._user_data import parse_user_data, user_data
 from rclpy.exceptions import InvalidHandle
 from rclpy.qos import QoSProfile
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 ENCAPSULATION = 4  # bytes before the CDR
 HEADER = 16  # bytes of the request's id, first in the CDR; the alignment after it is unchanged
 _FORMATS = {0: struct.Struct('>Qq'), 1: struct.Struct('<Qq')}  # by the encapsulation's byte 1
+REPLY_READER_TIMEOUT = 1.0  # seconds; and how often to look, meanwhile:
+REPLY_READER_POLL = 0.005
 _counter = itertools.count(1)
 
 
@@ -42,11 +45,13 @@ class ServiceEndpoints:
         more = {key: '.'.join(f'{byte:02x}' for byte in self.id)}
         out_type = dds_type_name(written.ros_type_name)
         self._sample = payload_type(out_type)
-        self._writer = self._participant.create_writer(
-            out_topic, out_type, policies(qos, user_data(written.ros_type_name, **more)))
+        # The reader first: a server that hears a request should know already where to reply to.
         self._reader = self._participant.create_reader(
             in_topic, dds_type_name(read.ros_type_name),
             policies(qos, user_data(read.ros_type_name, **more)), receive)
+        self._writer = self._participant.create_writer(
+            out_topic, out_type, policies(qos, user_data(written.ros_type_name, **more)))
+        self._connected: set[int] = set()  # handles of request writers whose reply reader is known
         self.guids = ((self._reader.guid.bytes,), (self._writer.guid.bytes,))  # readers, writers
 
     def send(self, client: int, sequence: int, message: object) -> None:
@@ -63,6 +68,25 @@ class ServiceEndpoints:
         except DDSException as error:
             raise RCLError(f'Failed to send on {self._name}: {error}') from error
 
+    def wait_for_reply_reader(self, handle: int) -> bool:
+        """Wait until the reply reader of a request's writer is discovered; False if it is not.
+
+        The two are discovered one by one, and a reply in between would be lost
+        (`rmw_cyclonedds_cpp` waits in the same way). A client without an id is answered at once.
+        """
+        if handle in self._connected or self._writer is None:
+            return True
+        client = _client_id(self._reader.get_matched_publication_data(handle))
+        end = time.monotonic() + REPLY_READER_TIMEOUT
+        while client is not None and not any(
+                _client_id(self._writer.get_matched_subscription_data(reader)) == client
+                for reader in self._writer.get_matched_subscriptions()):
+            if time.monotonic() >= end or not self._context.ok():
+                return False
+            time.sleep(REPLY_READER_POLL)
+        self._connected.add(handle)
+        return True
+
     def matched(self) -> tuple[int, int]:
         """Return how many readers and writers of the other side are connected."""
         if self._writer is None:
@@ -76,6 +100,11 @@ class ServiceEndpoints:
         if writer is not None:
             self._participant.delete_reader(self._reader)
             self._participant.delete_writer(writer)
+
+
+def _client_id(endpoint: object) -> str | None:
+    """Return the client id that a discovered endpoint has in its user data."""
+    return None if endpoint is None else parse_user_data(endpoint.qos).get('clientid')
 
 
 def split_header(sample: object) -> tuple[int, int, bytes] | None:

@@ -9,6 +9,7 @@ from embedded_ros.typestore import deserialize
 
 from rclpy._service_endpoints import ServiceEndpoints, split_header
 from rclpy.callback_groups import CallbackGroup
+from rclpy.logging import get_logger
 from rclpy.qos import QoSProfile
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Service:
         self.callback_group = callback_group
         self.qos_profile = qos_profile
         self._wake = node._wake
-        self._queue: deque[tuple[int, int, bytes]] = deque()
+        self._logger_name = node.get_logger().name
+        self._queue: deque[tuple[int, int, bytes, int]] = deque()
         self._endpoints = ServiceEndpoints(node, srv_name, srv_type.Response, srv_type.Request,
                                            is_client=False, qos=qos_profile,
                                            receive=self._receive)
@@ -38,15 +40,20 @@ class Service:
         """The service's full name."""
         return self.srv_name
 
-    def send_response(self, response: object, header: tuple[int, int]) -> None:
-        """Answer the request with this header (client id, sequence number).
+    def send_response(self, response: object, header: tuple[int, int, int]) -> None:
+        """Answer a request by its header: client id, sequence number, handle of its writer.
 
         Raises TypeError for a response of another type, RCLError after the context's end.
         """
         if not isinstance(response, self.srv_type.Response):
             raise TypeError(f'the callback of service {self.srv_name} must return a '
                             f'{self.srv_type.ros_type_name} response, not {response!r}')
-        self._endpoints.send(*header, response)
+        client, sequence, handle = header
+        if not self._endpoints.wait_for_reply_reader(handle):
+            get_logger(self._logger_name).warning(
+                f'no response from {self.srv_name}: the client that asked is gone')
+            return
+        self._endpoints.send(client, sequence, response)
 
     def is_ready(self) -> bool:
         """Tell whether a request waits."""
@@ -55,20 +62,20 @@ class Service:
     def prepare(self) -> Callable[[], Any] | None:
         """Take the oldest request and return the call that answers it."""
         try:
-            client, sequence, data = self._queue.popleft()
+            client, sequence, data, handle = self._queue.popleft()
         except IndexError:
             return None
         request = deserialize(data, self.srv_type.Request)
-        return lambda: self._answer(request, (client, sequence))
+        return lambda: self._answer(request, (client, sequence, handle))
 
-    def _answer(self, request: object, header: tuple[int, int]) -> Any:
+    def _answer(self, request: object, header: tuple[int, int, int]) -> Any:
         result = self.callback(request, self.srv_type.Response())
         if inspect.iscoroutine(result):
             return self._answer_later(result, header)
         self.send_response(result, header)
         return None
 
-    async def _answer_later(self, result: Any, header: tuple[int, int]) -> None:
+    async def _answer_later(self, result: Any, header: tuple[int, int, int]) -> None:
         self.send_response(await result, header)
 
     def destroy(self) -> None:
@@ -78,7 +85,10 @@ class Service:
 
     def _receive(self, samples: list) -> None:
         """Queue requests (in the reactor's thread)."""
-        self._queue.extend(filter(None, map(split_header, samples)))
+        for sample in samples:
+            parts = split_header(sample)
+            if parts is not None:
+                self._queue.append((*parts, sample.sample_info.publication_handle))
         self._wake()
 
     def __enter__(self) -> 'Service':

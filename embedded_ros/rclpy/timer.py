@@ -60,6 +60,8 @@ class Timer:
         if self._canceled:
             return False
         now = self._clock.now_nanoseconds()
+        if now == 0:  # simulated time that nobody has set yet
+            return False
         if now < self._last:  # the clock was set back: count the period from here
             with self._lock:
                 self._last, self._next = now, now + self._period

@@ -39,7 +39,8 @@ def test_parameters_for_one_node_and_nested():
 @pytest.mark.parametrize(('pattern', 'node', 'fits'), [
     ('/**', '/a', True), ('/**', '/n/m/a', True), ('/*', '/a', True), ('/*', '/n/a', False),
     ('/**/a', '/a', True), ('/**/a', '/n/m/a', True), ('/n/a', '/n/a', True),
-    ('/n/*', '/n/a', True), ('/n/**', '/n/m/a', True), ('/a', '/n/a', False), ('/a', '/ab', False)])
+    ('/n/*', '/n/a', True), ('/n/**', '/n/m/a', True), ('/a', '/n/a', False),
+    ('/a', '/ab', False)])
 def test_node_patterns(pattern, node, fits):
     assert ParameterRule(pattern=pattern, name='x', value=1).fits(node) is fits
 
@@ -67,7 +68,7 @@ def test_broken_parameter_files_are_named(tmp_path, content, words):
 
 
 def test_missing_parameter_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match='absent.yaml'):
+    with pytest.raises(ValueError, match=r'absent\.yaml'):
         parameters('--params-file', str(tmp_path / 'absent.yaml'))
 
 

@@ -17,7 +17,6 @@ from rclpy.executors import (
 )
 from rclpy.node import Node
 from rclpy.task import Future
-
 from std_msgs.msg import String
 
 DOMAIN = 1 + os.getpid() % 100
@@ -47,7 +46,7 @@ def test_a_timer_keeps_its_rhythm(node):
     executor.add_node(node)
     start = time.monotonic()
     spin(executor, lambda: len(calls) == 20)
-    assert 0.38 <= calls[-1] - start  # not early; late only by the machine's load
+    assert calls[-1] - start >= 0.38  # not early; late only by the machine's load
 
 
 def test_a_timer_skips_what_it_missed(node):

@@ -5,13 +5,12 @@ import struct
 
 import numpy as np
 import pytest
-from embedded_ros.typestore import deserialize, interface_store, serialize
-from rosbags.serde import SerdeError
-
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from embedded_ros.typestore import deserialize, interface_store, serialize
 from geometry_msgs.msg import PoseWithCovariance, Quaternion
 from rcl_interfaces.msg import ParameterType, ParameterValue
+from rosbags.serde import SerdeError
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Empty, Float32MultiArray, Header, String, UInt8
 from std_srvs.srv import SetBool, Trigger

@@ -17,7 +17,6 @@ from rclpy.exceptions import TypeSupportNotFound
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-
 from sensor_msgs.msg import Image
 from std_msgs.msg import String, UInt64
 

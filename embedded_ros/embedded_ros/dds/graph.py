@@ -59,13 +59,6 @@ class Endpoint:
     type: str  # as in DDS
     qos: Qos
 
-    @property
-    def user_data(self) -> dict[str, str]:
-        """`key=value;` pairs that ROS puts there."""
-        policy = self.qos[Policy.Userdata]
-        text = policy.data.decode('ascii', 'replace') if policy is not None else ''
-        return dict(pair.split('=', 1) for pair in text.split(';') if '=' in pair)
-
 
 class Graph:
     """Publishes this context's nodes and knows those of all."""
