@@ -44,7 +44,9 @@ def install(package: str, folder: Path, target: Path) -> list[str]:
     files = [path for kind in KINDS for path in sorted(folder.glob(f'*.{kind}'))]
     if not files:
         raise InterfaceError(f'{folder}: no .msg or .srv file')
-    names = [_check(package, path) for path in files]
+    names = [_read(package, path) for path in files]
+    for name, path in zip(names, files, strict=True):
+        _compile(name, path)
     for kind, what in KINDS.items():
         here = target / package / kind
         shutil.rmtree(here, ignore_errors=True)
@@ -58,18 +60,24 @@ def install(package: str, folder: Path, target: Path) -> list[str]:
     return names
 
 
-def _check(package: str, path: Path) -> str:
-    """Read a definition and compile its type; return its name."""
+def _read(package: str, path: Path) -> str:
+    """Read a definition and return its type's name."""
+    try:
+        return interface_store().add_file(package, path)
+    except (TypesysError, ValueError) as error:
+        raise InterfaceError(f'{path}: {error}') from error
+
+
+def _compile(name: str, path: Path) -> None:
+    """Make a type's class and code, so that what is wrong with it shows now."""
     store = interface_store()
     try:
-        name = store.add_file(package, path)
         for part in [name] if path.suffix == '.msg' else [f'{name}_Request', f'{name}_Response']:
             store.get_msgdef(part)
             store.message_class(part)()
             store.type_hash(part)
-    except (TypesysError, ValueError, KeyError, AssertionError) as error:
+    except (KeyError, AssertionError) as error:
         raise InterfaceError(f'{path}: {error}') from error
-    return name
 
 
 def keep_importable(package: str, target: Path) -> None:

@@ -6,9 +6,12 @@ CDR code and type hashes come from `rosbags`; here its typestore is told to buil
 
 import re
 import threading
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
+import yaml
 from rosbags.interfaces import Msgdef
 from rosbags.serde.cdr import (
     generate_deserialize_cdr,
@@ -45,6 +48,8 @@ class InterfaceStore(Typestore):
         found = self.types.get(type_name)
         if found is None:
             with self._lock:
+                if type_name not in self.fielddefs:
+                    _import_package_of(type_name)
                 if type_name not in self.fielddefs:
                     raise KeyError(f'the message type {type_name!r} is unknown')
                 found = self.types[type_name] = self.types.get(type_name) or make_message_class(
@@ -108,10 +113,15 @@ class InterfaceStore(Typestore):
         return _type_hash(type_name)
 
 
+def _import_package_of(type_name: str) -> None:
+    """Import `package.msg` of a nested type; it registers its types if it is one of ours."""
+    package, folder, _ = type_name.split('/')
+    with suppress(ModuleNotFoundError):
+        import_module(f'{package}.{folder}')
+
+
 def _field_defaults(text: str) -> dict[str, object]:
     """Return the default values that a definition sets, by field name."""
-    import yaml
-
     matches = (FIELD_DEFAULT.match(line) for line in text.splitlines())
     return {match[1]: yaml.safe_load(match[2]) for match in matches if match}
 
