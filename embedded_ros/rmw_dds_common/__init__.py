@@ -1,1 +1,0 @@
-"""The interfaces of `rmw_dds_common`."""
