@@ -185,8 +185,8 @@ def test_a_process_that_cleans_up_nothing_ends_cleanly(peer):
 
 
 def spin(node: Node) -> None:
-    print('ready', flush=True)
     try:
+        print('ready', flush=True)
         rclpy.spin(node)
     except KeyboardInterrupt:
         print('interrupted')
