@@ -192,6 +192,8 @@ def spin(node: Node) -> None:
         print('interrupted')
     except ExternalShutdownException:
         print('shut down')
+    else:
+        print('shut down')  # as rclpy, when the signal comes while a callback runs
     node.destroy_node()
     rclpy.try_shutdown()
 
