@@ -21,6 +21,14 @@ def strict_promotion():
         yield
 
 
+@pytest.fixture(autouse=True, scope='module')
+def quick_compilation():
+    """Networks this small take longer to optimize than to run."""
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='session')
 def config() -> Pi0FastConfig:
     return Pi0FastConfig(

@@ -22,7 +22,7 @@ STEPS = 5
 
 
 def _write_folder(folder: Path, config: Pi0FastConfig, *, batch: int, masked: bool = False):
-    """Write params_f32.npz, a checkpoint, one variant, its gradients and description.json."""
+    """Write params_f32.npz, a checkpoint, a variant or two, gradients and description.json."""
     model = Pi0Fast(config)
     rng = np.random.default_rng(1)
     params = jax.tree.map(
@@ -31,17 +31,19 @@ def _write_folder(folder: Path, config: Pi0FastConfig, *, batch: int, masked: bo
     folder.mkdir()
     np.savez(folder / 'params_f32.npz', **flatten(params))
     save_params(folder / 'checkpoint', params)
-    name = 'masked' if masked else 'base'
-    given = _inputs(config, batch, masked)
-    inputs = Inputs.of(given, folder)
+    variants = {'base': False, **({'masked': True} if masked else {})}
     with jax.default_matmul_precision('highest'):  # As the comparison does: compiled once only.
-        np.savez(folder / f'{name}.npz', **given, **_outputs(model, params, inputs))
+        for name, hide in variants.items():
+            given = _inputs(config, batch, hide)
+            inputs = Inputs.of(given, folder)
+            np.savez(folder / f'{name}.npz', **given, **_outputs(model, params, inputs))
         gradients = reference.gradients(model, params, inputs.batch)
     np.savez(folder / f'{name}_grads.npz', **flatten(gradients))
     sizes = {key: getattr(config.gemma, key) for key in ('width', 'num_heads', 'num_kv_heads')}
     (folder / 'description.json').write_text(json.dumps({
         'gemma': sizes, 'siglip': {'patch_size': list(config.siglip.patch_size)},
-        'camera_order': list(config.camera_keys), 'variants': {name: {'batch': batch}}}))
+        'camera_order': list(config.camera_keys),
+        'variants': {key: {'batch': batch} for key in variants}}))
 
 
 def _inputs(config: Pi0FastConfig, batch: int, masked: bool) -> dict[str, np.ndarray]:
@@ -82,13 +84,13 @@ def _outputs(model: Pi0Fast, params, inputs: Inputs) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope='session')
 def write_folder():
-    return _write_folder
-
-
-@pytest.fixture
-def written(tmp_path, write_folder):
-    """Return a function that writes such a folder and returns its path."""
-    def write(config: Pi0FastConfig, **how) -> Path:
-        write_folder(tmp_path / 'model', config, **how)
-        return tmp_path / 'model'
+    """Return a function that writes such a folder."""
+    def write(folder: Path, config: Pi0FastConfig, **how) -> Path:
+        # Networks this small take longer to optimize than to run.
+        jax.config.update('jax_disable_most_optimizations', True)
+        try:
+            _write_folder(folder, config, **how)
+        finally:
+            jax.config.update('jax_disable_most_optimizations', False)
+        return folder
     return write

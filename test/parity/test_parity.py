@@ -47,30 +47,27 @@ def test_golden_data_pass(golden, capsys, folder, rows):
     assert output.endswith('all pass\n')
 
 
-def test_masked_cameras_are_said_to_decode_differently(written, capsys):
-    folder = written(config_of(camera_keys=('a_rgb', 'b_rgb')), batch=2, masked=True)
-    assert main([str(folder)]) == 0
-    output = capsys.readouterr().out
-    assert 'skip    differs on purpose: openpi attends to the slots of the masked' in output
-    assert 'masked: step logits' not in output
+@pytest.fixture(scope='module')
+def sound(tmp_path_factory, write_folder):
+    return write_folder(tmp_path_factory.mktemp('sound') / 'model', config_of(), batch=3)
 
 
-@pytest.mark.parametrize('changes,batch', [
-    ({}, 3),
-    ({'num_kv_heads': 4, 'camera_keys': ('a_rgb', 'b_rgb'), 'image_size': (12, 24)}, 1),
-])
-def test_other_sizes_are_taken_from_the_folder(written, capsys, changes, batch):
-    assert main([str(written(config_of(**changes), batch=batch))]) == 0
+def test_other_sizes_are_taken_from_the_folder(sound, capsys):
+    assert main([str(sound)]) == 0
     output = capsys.readouterr().out
     assert 'architecture derived from parameter shapes' in output
     assert output.count('  pass') > 40
 
 
-@pytest.fixture(scope='module')
-def sound(tmp_path_factory, golden, write_folder):
-    folder = tmp_path_factory.mktemp('sound') / 'model'
-    write_folder(folder, config_of(), batch=1)
-    return folder
+def test_masked_cameras_and_fused_projections(tmp_path, write_folder, capsys):
+    config = config_of(num_kv_heads=4, camera_keys=('a_rgb', 'b_rgb'), image_size=(12, 24))
+    folder = write_folder(tmp_path / 'model', config, batch=1, masked=True)
+    assert main([str(folder)]) == 0
+    output = capsys.readouterr().out
+    assert 'skip    differs on purpose: openpi attends to the slots of the masked' in output
+    assert 'base: step logits' in output
+    assert 'masked: step logits' not in output
+    assert 'masked: gradient llm/layers/attn/qkv_einsum/w' in output
 
 
 @pytest.mark.parametrize('file,array,edit,row', [
