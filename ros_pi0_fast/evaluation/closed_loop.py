@@ -213,25 +213,36 @@ class _Job:
 
 
 def _serve(connection: Connection) -> None:
-    """Work off jobs in a worker process until None comes."""
+    """Work off jobs in a worker process until None comes, or the parent is gone."""
     tables: list[Tabletop] = []
-    while (job := connection.recv()) is not None:
-        tables += [Tabletop() for _ in range(job.settings.slots - len(tables))]
-        results: list[EpisodeResult] = []
-        states: list[LabelledState] = []
-        planner = run_episodes(job.episodes, job.settings, tables[:job.settings.slots],
-                               results, states)
-        answer = None
-        while True:
-            try:
-                observations = planner.send(answer)
-            except StopIteration:
-                break
-            connection.send(observations)
-            answer = connection.recv()
-        if states and job.save is not None:
-            job.save(job.shard, states)
-        connection.send((results, len(states)))
+    try:
+        while (job := connection.recv()) is not None:
+            tables += [Tabletop() for _ in range(job.settings.slots - len(tables))]
+            _work_off(job, tables[:job.settings.slots], connection)
+    except EOFError:
+        return
+
+
+def _work_off(job: _Job, tables: list[Tabletop], connection: Connection) -> None:
+    """Run a job's episodes: send observations, receive chunks; send what came of it at last."""
+    results: list[EpisodeResult] = []
+    states: list[LabelledState] = []
+    planner = run_episodes(job.episodes, job.settings, tables, results, states)
+    observations = next(planner, None)
+    while observations is not None:
+        connection.send(observations)
+        observations = _next(planner, connection.recv())
+    if states and job.save is not None:
+        job.save(job.shard, states)
+    connection.send((results, len(states)))
+
+
+def _next(planner: Planner, chunks: Sequence[ActionChunk]) -> list[Observation] | None:
+    """Send chunks into a planner; return what it asks next, or None when it is done."""
+    try:
+        return planner.send(chunks)
+    except StopIteration:
+        return None
 
 
 class Simulations:
@@ -298,10 +309,7 @@ class Simulations:
         planner = run_episodes(episodes, settings, self._tables[:settings.slots], results, states)
         observations = next(planner, None)
         while observations is not None:
-            try:
-                observations = planner.send(plan(observations))
-            except StopIteration:
-                break
+            observations = _next(planner, plan(observations))
         if states and save is not None:
             save(_shard(shards, 0), states)
         return results, len(states)

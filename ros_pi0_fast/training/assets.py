@@ -24,7 +24,8 @@ TRAINED_OFFSET = 0
 
 
 def fit_assets(folder: Path, profile: RobotProfile, frames: Frames, *, vocab_size: int,
-               fast_vocab_size: int, fast_scale: float) -> PolicyCodec:
+               fast_vocab_size: int, fast_scale: float,
+               fast_margin: int | None = None) -> PolicyCodec:
     """Fit statistics and tokenizers on frames and write them into a checkpoint folder.
 
     Args:
@@ -34,6 +35,8 @@ def fit_assets(folder: Path, profile: RobotProfile, frames: Frames, *, vocab_siz
         vocab_size: pieces of the text tokenizer, FAST ids included: the model's vocabulary.
         fast_vocab_size: ids of the FAST tokenizer.
         fast_scale: factor on DCT coefficients before rounding: higher is finer and longer.
+        fast_margin: coefficient values beyond those of the frames, on each side, that can be
+            encoded, too; see FastTokenizer.fit.
 
     Returns:
         The codec, as read back from the folder.
@@ -49,8 +52,8 @@ def fit_assets(folder: Path, profile: RobotProfile, frames: Frames, *, vocab_siz
     text = assets / TEXT_TOKENIZER_FILE
     text.write_bytes(build_text_model(vocab_size=vocab_size, fast_vocab_size=fast_vocab_size))
     normalized = stats.actions.normalize(deltas, profile.normalization)
-    FastTokenizer.fit(normalized, scale=fast_scale, vocab_size=fast_vocab_size).save(
-        assets / FAST_TOKENIZER_FOLDER)
+    FastTokenizer.fit(normalized, scale=fast_scale, vocab_size=fast_vocab_size,
+                      margin=fast_margin).save(assets / FAST_TOKENIZER_FOLDER)
     PolicyContract.from_profile(profile, text_vocab_size=vocab_size,
                                 first_token_offset=TRAINED_OFFSET).save(folder)
     return PolicyCodec.from_checkpoint(folder, profile)

@@ -26,6 +26,8 @@ class DaggerConfig:
     label_every: int = 2
     """Control steps between two labelled states."""
     linger_steps: int = 4
+    max_lost: float = 0.5
+    """Fraction of a shard's states whose way back may be too long even so; they are left out."""
     max_latency: int = 2
     """Each episode draws its latency from 0 to this many control steps."""
     execute: int = 5
@@ -45,12 +47,16 @@ class PolicyRun:
     expert: EpisodeConfig = field(default_factory=EpisodeConfig)
     expert_episodes: int
     tasks: tuple[str, ...] = TASKS
-    fast_vocab_size: int = 320
+    fast_vocab_size: int = 384
     fast_scale: float = 20.0
+    fast_margin: int = 256
+    """Coefficient values beyond the expert's: a policy that still errs gets to places from which
+    the way back is longer than any that the expert went."""
     capacity: int
     """Frames that the device holds at most."""
     train_minutes: float = 0.0
-    """Above 0: after a few steps, set the number of steps so that they take this long."""
+    """Above 0: the number of steps follows from how fast the first ones are, so that all together
+    take this long. Raise it to train a finished run further."""
     remat: str | None = None
     """Gradient checkpointing: a name in jax.checkpoint_policies."""
     unroll: bool = True
@@ -65,7 +71,7 @@ def _tabletop() -> PolicyRun:
         loop=LoopConfig(steps=12_000, batch_size=512, learning_rate=1e-3, warmup_steps=300,
                         weight_decay=1e-3, ema_decay=0.999, steps_per_dispatch=25,
                         checkpoint_every=2000),
-        expert_episodes=24_000, capacity=700_000)
+        expert_episodes=20_000, capacity=600_000)
 
 
 def _smoke() -> PolicyRun:

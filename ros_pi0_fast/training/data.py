@@ -110,7 +110,8 @@ class Frames:
             raise DatasetError(f'{path}: is no shard of frames: {error}') from error
 
 
-def encode_frames(frames: Frames, codec: PolicyCodec) -> dict[str, np.ndarray]:
+def encode_frames(frames: Frames, codec: PolicyCodec, *,
+                  max_lost: float = MAX_LOST) -> dict[str, np.ndarray]:
     """Encode frames for the model.
 
     Frames whose chunk the FAST tokenizer cannot represent are left out: there is nothing right
@@ -121,7 +122,7 @@ def encode_frames(frames: Frames, codec: PolicyCodec) -> dict[str, np.ndarray]:
         `image/<key>` uint8 [m, h, w, 3] at the model's size; m is at most len(frames).
 
     Raises:
-        DatasetError: if more than MAX_LOST of the frames would be left out.
+        DatasetError: if more than the fraction `max_lost` of the frames would be left out.
     """
     examples, lost = [], []
     for index in range(len(frames)):
@@ -129,9 +130,9 @@ def encode_frames(frames: Frames, codec: PolicyCodec) -> dict[str, np.ndarray]:
             examples.append(codec.encode_example(frames.observation(index), frames.chunks[index]))
         except UnencodableChunkError as error:
             lost.append(error)
-    if len(lost) > MAX_LOST * len(frames):
+    if len(lost) > max_lost * len(frames):
         raise DatasetError(f'{len(lost)} of {len(frames)} frames cannot be encoded, expected at '
-                           f'most {MAX_LOST:.0%}; the first: {lost[0]}')
+                           f'most {max_lost:.0%}; the first: {lost[0]}')
     result = {'tokens': np.stack([example.tokens for example in examples]).astype(np.int32)}
     for name in TOKEN_ARRAYS[1:]:
         result[name] = np.stack([getattr(example, name) for example in examples]).astype(bool)
@@ -141,7 +142,7 @@ def encode_frames(frames: Frames, codec: PolicyCodec) -> dict[str, np.ndarray]:
 
 
 def encode_shards(paths: Iterable[Path], checkpoint: Path, profile: Path, *,
-                  run: Run = map) -> Iterator[dict[str, np.ndarray]]:
+                  run: Run = map, max_lost: float = MAX_LOST) -> Iterator[dict[str, np.ndarray]]:
     """Encode shards.
 
     Args:
@@ -149,14 +150,16 @@ def encode_shards(paths: Iterable[Path], checkpoint: Path, profile: Path, *,
         checkpoint: folder whose assets and policy.json make the codec.
         profile: YAML of the robot.
         run: where: see workers.worker_pool.
+        max_lost: see encode_frames.
 
     Returns:
         What `encode_frames` returns, for each shard.
     """
-    return run(_encode_shard, [(Path(path), Path(checkpoint), Path(profile)) for path in paths])
+    return run(_encode_shard, [(Path(path), Path(checkpoint), Path(profile), max_lost)
+                               for path in paths])
 
 
-def _encode_shard(job: tuple[Path, Path, Path]) -> dict[str, np.ndarray]:
-    path, checkpoint, profile = job
+def _encode_shard(job: tuple[Path, Path, Path, float]) -> dict[str, np.ndarray]:
+    path, checkpoint, profile, max_lost = job
     codec = PolicyCodec.from_checkpoint(checkpoint, RobotProfile.load(profile))
-    return encode_frames(Frames.load(path), codec)
+    return encode_frames(Frames.load(path), codec, max_lost=max_lost)

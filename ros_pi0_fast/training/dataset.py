@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +17,16 @@ class DeviceDataset:
 
     Args:
         capacity: rows at most.
-        put: moves a tree of arrays to the devices (`TrainLoop.put`).
+        sharding: where the arrays live.
     """
 
-    def __init__(self, capacity: int, put: Callable[[Mapping[str, Any]], dict[str, Any]]):
+    def __init__(self, capacity: int, sharding: jax.sharding.Sharding):
         self.capacity = capacity
         self.rows = 0
         """Rows that hold data; they come first."""
         self.arrays: dict[str, jax.Array] = {}
-        self._put = put
-        self._write = jax.jit(_write, donate_argnums=0)
+        self._sharding = sharding
+        self._write = jax.jit(_write, donate_argnums=0, out_shardings=sharding)
 
     def extend(self, parts: Iterable[Mapping[str, np.ndarray]]) -> int:
         """Append parts, each a dict of arrays [n, …]; return the rows that were added.
@@ -42,16 +41,21 @@ class DeviceDataset:
                 raise ValueError(f'capacity: {self.capacity} rows, expected at least '
                                  f'{self.rows + count}; raise `capacity` of the run')
             if not self.arrays:
-                # A block more than the capacity, since whole blocks are written.
-                self.arrays = self._put({
-                    name: np.zeros((self.capacity + BLOCK, *array.shape[1:]), array.dtype)
-                    for name, array in part.items()})
+                self.arrays = self._allocate(part)
             for start in range(0, count, BLOCK):
                 block = {name: _fill(array[start:start + BLOCK]) for name, array in part.items()}
-                self.arrays = self._write(self.arrays, self._put(block),
+                self.arrays = self._write(self.arrays, jax.device_put(block, self._sharding),
                                           jnp.asarray(self.rows + start, jnp.int32))
             self.rows += count
         return self.rows - before
+
+    def _allocate(self, part: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Make the arrays: a block over the capacity, since whole blocks are written."""
+        shapes = {name: (self.capacity + BLOCK, *array.shape[1:]) for name, array in part.items()}
+        zeros = jax.jit(lambda: {name: jnp.zeros(shape, part[name].dtype)
+                                 for name, shape in shapes.items()},
+                        out_shardings=self._sharding)
+        return zeros()
 
 
 def _fill(block: np.ndarray) -> np.ndarray:

@@ -133,7 +133,7 @@ class TrainLoop:
                              f'{self.mesh.size} devices; choose a multiple')
         self._loss = loss
         self._optimizer = make_optimizer(config)
-        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec('data'))
         self._split_steps = NamedSharding(self.mesh, PartitionSpec(None, 'data'))
         self.metrics = MetricsFile(Path(folder) / 'metrics.jsonl')
@@ -150,7 +150,7 @@ class TrainLoop:
         state = TrainState(step=jnp.zeros((), jnp.int32), params=params,
                            ema=jax.tree.map(jnp.copy, params),
                            optimizer=self._optimizer.init(params))
-        return jax.device_put(state, self._replicated)
+        return jax.device_put(state, self.replicated)
 
     def restore(self, params: Any) -> TrainState:
         """Return the newest saved state, or a new one from `params` if none was saved.
@@ -160,7 +160,8 @@ class TrainLoop:
         state = self.new_state(params)
         latest = self._checkpoints.latest_step()
         if latest is not None:
-            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+            target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=x.sharding), state)
             state = self._checkpoints.restore(latest, args=ocp.args.StandardRestore(target))
         self.metrics.truncate(int(state.step))
         return state
@@ -180,7 +181,7 @@ class TrainLoop:
 
     def put(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Move a dataset (a tree of arrays with one leading axis) to every device."""
-        return jax.device_put(dict(data), self._replicated)
+        return jax.device_put(dict(data), self.replicated)
 
     def fit(self, state: TrainState, data: Mapping[str, Any], *, until: int | None = None,
             total: int | None = None, rows: int | None = None, deadline: float | None = None,

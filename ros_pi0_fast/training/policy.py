@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     state = training.train()
     training.export(state, out)
     word = 'finished' if training.finished(state) else 'stopped; the same command goes on'
-    print(f'{word}: {int(state.step):,} of {training.progress.total_steps:,} steps, '
+    print(f'{word}: {int(state.step):,} of {training.total_steps:,} steps, '
           f'{training.summary(state)["wall_minutes"]} minutes, checkpoint {out}', flush=True)
     training.loop.close()
 

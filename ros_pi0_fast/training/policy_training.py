@@ -39,8 +39,8 @@ REPORT_SECONDS = 10.0
 class Progress:
     """What a run has done so far, kept in a file beside its state."""
 
-    total_steps: int = 0
-    """Of the schedule; 0 until it is known."""
+    examples_per_second: float = 0.0
+    """Measured once, where the number of steps follows from a time; else 0."""
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """Finished DAgger rounds: their shards, states, success and seconds."""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -84,7 +84,7 @@ class PolicyTraining:
         self._model = model
         self.loop = TrainLoop(run.loop, next_token_loss(model, run.augment, unroll=run.unroll),
                               work, mesh=data_mesh())
-        self._dataset = DeviceDataset(run.capacity, self.loop.put)
+        self._dataset = DeviceDataset(run.capacity, self.loop.replicated)
         self._said = 0.0
         self._run = map
 
@@ -97,18 +97,18 @@ class PolicyTraining:
             self._stage('encoding', self._add, self._shards())
             state = self.loop.restore(self._model.init(jax.random.key(self.run.seed)))
             state = self._stage('training', self._calibrate, state)
-            policy = BatchPolicy(self._model, state.ema, self.codec,
+            policy = BatchPolicy(self._model, None, self.codec,
                                  batch=max(1, self._workers) * self.run.dagger.slots)
             for index, boundary in enumerate(self._boundaries(), 1):
                 state = self._stage('training', self._fit, state, boundary)
                 if index > len(self.progress.rounds) and not self._late():
-                    policy.params = state.ema
+                    policy.params = self._model.unroll(state.ema)
                     self._stage('dagger', self._round, index, policy, simulations)
-            return self._stage('training', self._fit, state, self.progress.total_steps)
+            return self._stage('training', self._fit, state, self.total_steps)
 
     def finished(self, state: TrainState) -> bool:
         """Tell whether nothing is left to do."""
-        return (int(state.step) >= self.progress.total_steps
+        return (int(state.step) >= self.total_steps
                 and len(self.progress.rounds) >= self.run.dagger.rounds)
 
     def export(self, state: TrainState, out: Path) -> None:
@@ -122,7 +122,7 @@ class PolicyTraining:
         """Return the run in numbers."""
         return {
             'run': self.run.name, 'finished': self.finished(state), 'steps': int(state.step),
-            'total_steps': self.progress.total_steps, 'batch_size': self.run.loop.batch_size,
+            'total_steps': self.total_steps, 'batch_size': self.run.loop.batch_size,
             'frames': self._dataset.rows,
             'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.ema)),
             'rounds': self.progress.rounds,
@@ -166,7 +166,7 @@ class PolicyTraining:
         return fit_assets(self._assets, profile, Frames.concatenate(parts),
                           vocab_size=self.run.model.gemma.vocab_size,
                           fast_vocab_size=self.run.fast_vocab_size,
-                          fast_scale=self.run.fast_scale)
+                          fast_scale=self.run.fast_scale, fast_margin=self.run.fast_margin)
 
     def _shards(self) -> list[Path]:
         """Shards of the expert, then those of the finished rounds."""
@@ -176,28 +176,34 @@ class PolicyTraining:
 
     def _add(self, shards: Sequence[Path]) -> None:
         added = self._dataset.extend(encode_shards(
-            shards, self._assets, self._profile, run=self._run))
+            shards, self._assets, self._profile, run=self._run,
+            max_lost=self.run.dagger.max_lost))
         print(f'{added:,} frames added, now {self._dataset.rows:,}', flush=True)
 
     def _calibrate(self, state: TrainState) -> TrainState:
-        """Find out how many steps fit in `train_minutes`, or take the config's number."""
-        config = self.run.loop
-        if self.progress.total_steps:
-            return state
-        if not self.run.train_minutes:
-            self.progress.total_steps = self._whole_dispatches(config.steps)
+        """Find out how fast steps are, where their number is to follow from that."""
+        if self.progress.examples_per_second or not self.run.train_minutes:
             return state
         # The first dispatch compiles; the fastest of the others is not disturbed by anything.
         rates: list[float] = []
+        config = self.run.loop
         state = self.loop.fit(
             state, self._dataset.arrays, rows=self._dataset.rows, total=config.steps,
             until=CALIBRATION_DISPATCHES * config.steps_per_dispatch, extra={'round': 0},
             report=lambda record: rates.append(record['examples_per_second']))
-        steps = 60 * self.run.train_minutes * max(rates) / config.batch_size
-        self.progress.total_steps = self._whole_dispatches(steps)
-        print(f'{max(rates):,.0f} examples/s: {self.progress.total_steps:,} steps in '
+        self.progress.examples_per_second = max(rates)
+        print(f'{max(rates):,.0f} examples/s: {self.total_steps:,} steps in '
               f'{self.run.train_minutes:g} minutes', flush=True)
         return state
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        rate = self.progress.examples_per_second
+        if not self.run.train_minutes:
+            return self._whole_dispatches(self.run.loop.steps)
+        return self._whole_dispatches(
+            60 * self.run.train_minutes * rate / self.run.loop.batch_size)
 
     def _whole_dispatches(self, steps: float) -> int:
         """Round to whole dispatches, since a dispatch of another length compiles anew."""
@@ -208,11 +214,11 @@ class PolicyTraining:
         """Steps after which the rounds of DAgger come."""
         config = self.run.dagger
         fractions = np.linspace(config.first, config.last, config.rounds)
-        return [self._whole_dispatches(f * self.progress.total_steps) for f in fractions]
+        return [self._whole_dispatches(f * self.total_steps) for f in fractions]
 
     def _fit(self, state: TrainState, until: int) -> TrainState:
         return self.loop.fit(
-            state, self._dataset.arrays, until=until, total=self.progress.total_steps,
+            state, self._dataset.arrays, until=until, total=self.total_steps,
             rows=self._dataset.rows, deadline=self._deadline, report=self._say,
             extra={'round': len(self.progress.rounds)})
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 Run = Callable[..., Iterator[Any]]
@@ -22,5 +24,14 @@ def worker_pool(workers: int) -> Iterator[Run]:
     if workers == 0:
         yield map
         return
-    with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
+    with ProcessPoolExecutor(workers, get_context('spawn'), _end_with_parent) as pool:
         yield pool.map
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is gone; a pool's workers would wait for ever."""
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
