@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cyclonedds.core import DDSException
 from embedded_ros.dds.names import dds_type_name, reply_name, request_name
 from embedded_ros.dds.participant import Participant
-from embedded_ros.dds.payload import payload_type, raw_bytes
+from embedded_ros.dds.payload import raw_bytes
 from embedded_ros.typestore import serialize
 
 from rclpy._qos_mapping import policies
@@ -44,7 +44,6 @@ class ServiceEndpoints:
         key = 'clientid' if is_client else 'serviceid'
         more = {key: '.'.join(f'{byte:02x}' for byte in self.id)}
         out_type = dds_type_name(written.ros_type_name)
-        self._sample = payload_type(out_type)
         # The reader first: a server that hears a request should know already where to reply to.
         self._reader = self._participant.create_reader(
             in_topic, dds_type_name(read.ros_type_name),
@@ -63,8 +62,7 @@ class ServiceEndpoints:
         data = bytes(serialize(message))
         header = _FORMATS[data[1]].pack(client, sequence)
         try:
-            self._writer.write(self._sample(
-                data[:ENCAPSULATION] + header + data[ENCAPSULATION:]))
+            self._writer.write_raw(data[:ENCAPSULATION] + header + data[ENCAPSULATION:])
         except DDSException as error:
             raise RCLError(f'Failed to send on {self._name}: {error}') from error
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from cyclonedds.core import DDSException
 from embedded_ros.dds.names import dds_type_name, topic_name
-from embedded_ros.dds.payload import payload_type
 from embedded_ros.typestore import serialize
 
 from rclpy._qos_mapping import policies
@@ -34,7 +33,6 @@ class Publisher:
         self._context = node.context
         self._participant = node.context.participant
         dds_type = dds_type_name(msg_type.ros_type_name)
-        self._sample = payload_type(dds_type)
         self._writer = self._participant.create_writer(
             topic_name(topic), dds_type, policies(qos_profile, user_data(msg_type.ros_type_name)))
         self.guids = ((), (self._writer.guid.bytes,))  # readers, writers
@@ -64,7 +62,7 @@ class Publisher:
             raise RCLError(f"Failed to publish on {self.topic_name}: the publisher's context is "
                            'not valid (shut down)')
         try:
-            writer.write(self._sample(data))
+            writer.write_raw(data)
         except DDSException as error:
             if error.code != DDSException.DDS_RETCODE_TIMEOUT:
                 raise RCLError(f'Failed to publish on {self.topic_name}: {error}') from error

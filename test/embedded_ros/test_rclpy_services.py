@@ -12,7 +12,6 @@ import pytest
 import rclpy
 from cyclonedds.core import Policy
 from embedded_ros.dds.names import dds_type_name
-from embedded_ros.dds.payload import payload_type
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
@@ -124,8 +123,8 @@ def test_the_wire_of_a_service(node):
         lambda samples: replies.extend(sample.raw for sample in samples))
     writer = participant.create_writer('rq/setRequest', request_type, [RELIABLE])
     header = struct.pack('<Qq', 0x1122334455667788, 42)
-    writer.write(payload_type(request_type)(b'\x00\x01\x00\x00' + b'short'))  # is ignored
-    writer.write(payload_type(request_type)(b'\x00\x01\x00\x00' + header + b'\x01'))
+    writer.write_raw(b'\x00\x01\x00\x00' + b'short')  # is ignored
+    writer.write_raw(b'\x00\x01\x00\x00' + header + b'\x01')
     wait(node, lambda: replies)
     body = b'\x01\0\0\0' + struct.pack('<I', 7) + b'served\0'
     assert replies[0].startswith(b'\x00\x01\x00\x00' + header + body)

@@ -4,19 +4,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 import rclpy
 from cyclonedds.core import Policy
 from embedded_ros.dds.names import dds_type_name, topic_name
-from embedded_ros.dds.payload import payload_type
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.exceptions import TypeSupportNotFound
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_profile_sensor_data,
+)
 from sensor_msgs.msg import Image
 from std_msgs.msg import String, UInt64
 
@@ -119,9 +126,8 @@ def test_broken_bytes_are_dropped_and_named(node, capfd):
     participant = node.context.participant
     writer = participant.create_writer(topic_name('/broken'), dds_type,
                                        [Policy.Reliability.Reliable(10**9)])
-    sample = payload_type(dds_type)
     for raw in (b'\x00\x01\x00\x00\xff\xff\xff\x7fabc\0', b'\x00\x01\x00\x00\x03\x00\x00\x00ok\0'):
-        writer.write(sample(raw))
+        writer.write_raw(raw)
     wait(node, lambda: received)
     assert received == ['ok']
     assert '/broken' in capfd.readouterr().err
@@ -154,6 +160,34 @@ def test_a_slow_subscription_keeps_the_newest(node):
     for _ in range(5):
         rclpy.spin_once(node, timeout_sec=0.05)
     assert received == [8, 9]
+
+
+def test_a_subscription_that_hangs_costs_messages_but_not_the_node(node, peer, capfd):
+    publisher = node.create_publisher(Image, 'big', QoSProfile(history=HistoryPolicy.KEEP_ALL))
+    process = peer('listener')
+    assert process.stdout.readline() == 'ready\n'
+    wait(node, lambda: publisher.get_subscription_count() == 1)
+    process.send_signal(signal.SIGSTOP)
+    ticks: list[float] = []
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.wait(0.01):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    message, warned = Image(data=bytes(1_000_000)), ''
+    end = time.monotonic() + 15
+    while 'does not keep up' not in warned and time.monotonic() < end:
+        publisher.publish(message)
+        warned += capfd.readouterr().err
+    stop.set()
+    thread.join()
+    process.send_signal(signal.SIGCONT)
+    assert '/big' in warned
+    gaps = [b - a for a, b in pairwise(ticks)]
+    assert max(gaps) < 0.5  # other threads went on during the second that a publish waited
 
 
 def test_misuse_is_refused(node):
@@ -217,6 +251,12 @@ def camera() -> None:
         publisher.publish(image)
 
     node.create_timer(1 / 30, publish)
+    spin(node)
+
+
+def listener() -> None:
+    node = Node('listener')
+    node.create_subscription(Image, 'big', lambda m: None, 1)
     spin(node)
 
 

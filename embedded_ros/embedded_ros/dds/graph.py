@@ -16,7 +16,7 @@ from rosbags.serde import SerdeError
 from embedded_ros import distro
 from embedded_ros.dds.names import dds_type_name
 from embedded_ros.dds.participant import Participant
-from embedded_ros.dds.payload import payload_type, raw_bytes
+from embedded_ros.dds.payload import raw_bytes
 from embedded_ros.dds.reactor import delete
 from embedded_ros.typestore import deserialize, interface_store, serialize
 
@@ -78,7 +78,6 @@ class Graph:
                                     if distro() == 'jazzy' else b'')
         common = [RELIABLE, Policy.Durability.TransientLocal, user_data]
         dds_type = dds_type_name(TYPE)
-        self._sample = payload_type(dds_type)
         self._writer = participant.create_writer(
             TOPIC, dds_type, [*common, Policy.History.KeepLast(1),
                               Policy.DurabilityService(0, Policy.History.KeepLast(1), -1, -1, -1)])
@@ -108,7 +107,7 @@ class Graph:
                      for node in self._local]
             message = self._message(gid=self._to_gid(self._participant.guid),
                                     node_entities_info_seq=infos)
-            self._writer.write(self._sample(bytes(serialize(message))))
+            self._writer.write_raw(bytes(serialize(message)))
 
     def nodes(self) -> list[GraphNode]:
         """Return all nodes of participants that are alive."""

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 
 from cyclonedds.core import Policy, Qos
 from cyclonedds.domain import DomainParticipant
-from cyclonedds.pub import DataWriter, Publisher
+from cyclonedds.pub import Publisher
 from cyclonedds.sub import DataReader, Subscriber
 from cyclonedds.topic import Topic
 
 from embedded_ros.dds.config import ensure_domain
 from embedded_ros.dds.payload import payload_type
 from embedded_ros.dds.reactor import Reactor, Receiver, delete
+from embedded_ros.dds.writer import RawWriter
 
 USER_DATA = Policy.Userdata(b'enclave=/;')
 PLAIN_CDR = Policy.DataRepresentation(use_cdrv0_representation=True)
@@ -29,16 +30,16 @@ class Participant:
         self._subscriber = Subscriber(self.entity)
         self._topics: dict[tuple[str, str], Topic] = {}
         self._readers: set[DataReader] = set()
-        self._writers: set[DataWriter] = set()
+        self._writers: set[RawWriter] = set()
         self._lock = threading.RLock()
         self._reactor = Reactor(self.entity)
 
-    def create_writer(self, topic: str, dds_type: str, policies: Iterable) -> DataWriter:
-        """Return a new writer of payloads."""
+    def create_writer(self, topic: str, dds_type: str, policies: Iterable) -> RawWriter:
+        """Return a new writer of ready bytes."""
         with self._lock:
-            writer = DataWriter(self._publisher, self._topic(topic, dds_type),
-                                qos=Qos(*policies, PLAIN_CDR,
-                                        Policy.WriterDataLifecycle(autodispose=False)))
+            writer = RawWriter(self._publisher, self._topic(topic, dds_type),
+                               qos=Qos(*policies, PLAIN_CDR,
+                                       Policy.WriterDataLifecycle(autodispose=False)))
             self._writers.add(writer)
         return writer
 
@@ -52,7 +53,7 @@ class Participant:
             self._reactor.add(reader, receiver)
         return reader
 
-    def delete_writer(self, writer: DataWriter) -> None:
+    def delete_writer(self, writer: RawWriter) -> None:
         """Delete a writer; does nothing when it is gone already."""
         with self._lock:
             if writer in self._writers:

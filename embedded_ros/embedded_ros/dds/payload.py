@@ -1,7 +1,7 @@
 """DDS types whose samples are ready bytes.
 
-`cyclonedds` wants a Python type for each topic, and calls its `serialize` and `deserialize`. Here
-both hand over CDR as it is; the type's fields are a dummy, only its name matters.
+`cyclonedds` wants a Python type for each topic and calls its `deserialize`, which here hands over
+CDR as it is. The type's fields are a dummy; only its name matters.
 """
 
 from functools import cache
@@ -15,10 +15,6 @@ class Sample:
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-
-    def serialize(self, *_: object, **__: object) -> bytes:
-        """Return the bytes to send."""
-        return self.raw
 
     @classmethod
     def deserialize(cls, data: bytes, *_: object, **__: object) -> 'Sample':
@@ -34,7 +30,6 @@ def payload_type(dds_type: str) -> type[IdlStruct]:
     """
     cls = make_idl_struct('Payload', dds_type, {'first': uint8}, dataclassify=False)
     cls.__init__ = Sample.__init__
-    cls.serialize = Sample.serialize
     cls.deserialize = cls.deserialize_key = classmethod(Sample.deserialize.__func__)
     return cls
 

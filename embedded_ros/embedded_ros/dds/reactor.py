@@ -75,9 +75,9 @@ class Reactor:
     def _run(self) -> None:
         while True:
             self._waitset.wait(dds_infinity)
+            self._guard.take()  # before the look at the flag: a later stop triggers it again
             if not self._running:
                 return
-            self._guard.take()
             with self._lock:
                 ready = [item for item in self._readers.items() if item[1][0].is_triggered()]
             for reader, (_, receiver) in ready:
