@@ -44,7 +44,7 @@ def get_package_share_directory(package_name: str, print_warning: bool = True) -
 
     Raises PackageNotFoundError, and ValueError for what is no name of a package.
     """
-    editable = _editable_root(package_name) if PACKAGE_NAME.fullmatch(package_name) else None
+    editable = editable_root(package_name) if PACKAGE_NAME.fullmatch(package_name) else None
     if editable is not None and _outside_ament(package_name):
         return editable
     return os.path.join(get_package_prefix(package_name), 'share', package_name)
@@ -74,7 +74,7 @@ def _distribution(package_name: str) -> Distribution | None:
         return None
 
 
-def _editable_root(package_name: str) -> str | None:
+def editable_root(package_name: str) -> str | None:
     """Return the repository of a package that is installed editable, else None."""
     found = _distribution(package_name)
     text = found.read_text('direct_url.json') if found is not None else None
@@ -98,4 +98,4 @@ def _prefix_of_distribution(package_name: str) -> str | None:
     for folder in site.parents:
         if Path(folder, INDEX, 'packages', package_name).is_file():
             return str(folder)
-    return str(site.parents[2]) if _editable_root(package_name) else None
+    return str(site.parents[2]) if editable_root(package_name) else None

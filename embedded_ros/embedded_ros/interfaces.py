@@ -6,7 +6,6 @@ A package of the same name that is elsewhere extends its `__path__` by `pkgutil.
 """
 
 import argparse
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from ament_index_python.packages import editable_root
 from rosbags.typesys import TypesysError
 
 from embedded_ros.typestore import interface_store
@@ -49,14 +49,17 @@ def install(package: str, folder: Path, target: Path) -> list[str]:
         _compile(name, path)
     for kind, what in KINDS.items():
         here = target / package / kind
-        shutil.rmtree(here, ignore_errors=True)
-        chosen = [path for path in files if path.suffix == f'.{kind}']
-        if chosen:
-            here.mkdir(parents=True)
-            for path in chosen:
-                shutil.copy(path, here / path.name)
-            (here / '__init__.py').write_text(MODULE.format(what=what, package=package),
-                                              encoding='utf-8')
+        chosen = {path.name: path for path in files if path.suffix == f'.{kind}'}
+        if not chosen:
+            shutil.rmtree(here, ignore_errors=True)
+            continue
+        here.mkdir(parents=True, exist_ok=True)
+        for stale in set(here.glob(f'*.{kind}')) - {here / name for name in chosen}:
+            stale.unlink()
+        for name, path in chosen.items():
+            shutil.copy(path, here / name)
+        (here / '__init__.py').write_text(MODULE.format(what=what, package=package),
+                                          encoding='utf-8')
     return names
 
 
@@ -81,17 +84,18 @@ def _compile(name: str, path: Path) -> None:
 
 
 def keep_importable(package: str, target: Path) -> None:
-    """Let a package of this name win that only an import hook finds (an editable install).
+    """Let a package that is installed editable win over `<target>/package`.
 
-    Python's own finder comes before such hooks and would take `<target>/package`, which has no
-    `__init__.py`, for the whole package. A `.pth` file puts the real one on the path.
+    setuptools finds such a package by an import hook. Python's own finder comes before hooks and
+    would take our folder, which has no `__init__.py`, for the whole package; so the repository is
+    put on the path, where the package is found first.
     """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return
-    parent = Path(spec.origin).parent.parent
-    if str(parent) not in sys.path:
-        (target / f'{package}-interfaces.pth').write_text(f'{parent}\n', encoding='utf-8')
+    root = editable_root(package)
+    path_file = target / f'{package}-interfaces.pth'
+    if root is not None and Path(root, package, '__init__.py').is_file():
+        path_file.write_text(f'{root}\n', encoding='utf-8')
+    else:
+        path_file.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,8 +108,8 @@ def main(argv: list[str] | None = None) -> int:
                         help='folder on the Python path (default: %(default)s)')
     args = parser.parse_args(argv)
     try:
-        keep_importable(args.package, args.target)
         names = install(args.package, args.folder, args.target)
+        keep_importable(args.package, args.target)
     except (InterfaceError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -228,6 +228,20 @@ def test_contexts_are_apart():
         one.shutdown()
 
 
+def test_contexts_come_and_go_under_traffic():
+    """The end of a context must not miss the moment between two waits of its thread."""
+    for _ in range(60):
+        context = Context()
+        context.init(args=[], domain_id=DOMAIN)
+        node = Node('short', context=context, start_parameter_services=False)
+        publisher = node.create_publisher(String, 'short', 10)
+        node.create_subscription(String, 'short', print, 10)
+        publisher.publish(String())
+        node.destroy_node()
+        context.shutdown()
+    assert not [t.name for t in threading.enumerate() if t.name == 'embedded_ros_dds']
+
+
 def test_init_again_after_shutdown():
     for _ in range(3):
         with rclpy.init(args=[], domain_id=DOMAIN):

@@ -15,7 +15,7 @@ from ament_index_python.packages import (
     get_packages_with_prefixes,
 )
 from ament_index_python.resources import get_resource, has_resource
-from embedded_ros.interfaces import InterfaceError, install
+from embedded_ros.interfaces import InterfaceError, install, keep_importable
 from rosidl_runtime_py.utilities import get_message, get_service
 
 SETUP = ['setup.py', '--version']
@@ -79,6 +79,40 @@ def test_interfaces_of_a_package(tmp_path):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(target)}, check=False)
     assert (done.stdout, done.stderr) == ('fine\n', '')
+
+
+def test_definitions_that_are_gone_go(tmp_path):
+    source, target = tmp_path / 'source', tmp_path / 'target'
+    source.mkdir()
+    for name in ('A.msg', 'B.msg', 'C.srv'):
+        (source / name).write_text('---\n' if name == 'C.srv' else 'bool x\n')
+    install('test_gone_msgs', source, target)
+    (source / 'B.msg').unlink()
+    (source / 'C.srv').unlink()
+    install('test_gone_msgs', source, target)
+    left = {str(path.relative_to(target)) for path in target.rglob('*.*')}
+    assert left == {'test_gone_msgs/msg/A.msg', 'test_gone_msgs/msg/__init__.py'}
+
+
+def test_an_editable_package_is_not_hidden_by_its_messages(tmp_path, monkeypatch):
+    repository, site = tmp_path / 'repository', tmp_path / 'site'
+    (repository / 'test_soft' / 'sub').mkdir(parents=True)
+    (repository / 'test_soft' / '__init__.py').write_text(
+        "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\nREAL = True\n")
+    (repository / 'Note.msg').write_text('string text\n')
+    info = site / 'test_soft-1.0.dist-info'
+    info.mkdir(parents=True)
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: test_soft\nVersion: 1.0\n')
+    (info / 'direct_url.json').write_text(json.dumps(
+        {'url': repository.as_uri(), 'dir_info': {'editable': True}}))
+    monkeypatch.syspath_prepend(str(site))
+    install('test_soft', repository, site)
+    keep_importable('test_soft', site)
+    code = (f'import site; site.addsitedir({str(site)!r}); import test_soft\n'
+            'from test_soft.msg import Note; print(test_soft.REAL, Note(text="x").text)')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=False)
+    assert (done.stdout, done.stderr) == ('True x\n', '')
 
 
 @pytest.mark.parametrize(('package', 'files', 'words'), [
