@@ -59,20 +59,24 @@ class Node(NodeEntities, NodeParameters, NodeGraph):
         try:
             if enable_rosout and '--disable-rosout-logs' not in arguments.flags:
                 self._rosout = Rosout(self)
-            self._init_parameters(
-                self._collect_overrides(arguments, parameter_overrides or []),
-                allow_undeclared_parameters)
-            self._parameter_event_publisher = self.create_publisher(
-                ParameterEvent, '/parameter_events', qos_profile_parameter_events)
-            if automatically_declare_parameters_from_overrides:
-                for name, parameter in self._parameter_overrides.items():
-                    self.declare_parameter(name, parameter.value)
-            self._time_source = TimeSource(self)
-            if start_parameter_services:
-                ParameterService(self)
+            self._init_parameters(self._collect_overrides(arguments, parameter_overrides or []),
+                                  allow_undeclared_parameters)
+            self._start_parameters(automatically_declare_parameters_from_overrides,
+                                   start_parameter_services)
         except BaseException:
             self.destroy_node()
             raise
+
+    def _start_parameters(self, declare_overrides: bool, serve: bool) -> None:
+        """Publish events, declare what is always there, and serve the parameters."""
+        self._parameter_event_publisher = self.create_publisher(
+            ParameterEvent, '/parameter_events', qos_profile_parameter_events)
+        if declare_overrides:
+            for name, parameter in self._parameter_overrides.items():
+                self.declare_parameter(name, parameter.value)
+        self._time_source = TimeSource(self)
+        if serve:
+            ParameterService(self)
 
     def _collect_overrides(self, arguments: RosArguments,
                            own: list[Parameter]) -> dict[str, Parameter]:

@@ -98,18 +98,22 @@ class Subscription:
 
 
 def _callback_type(callback: Callable) -> Subscription.CallbackType:
-    """Tell whether a callback wants the message's info; raises TypeError when it takes neither."""
-    try:
-        inspect.signature(callback).bind(object())
+    """Tell whether a callback wants the message's info; RuntimeError when it takes neither."""
+    if _accepts(callback, 1):
         return Subscription.CallbackType.MessageOnly
-    except TypeError:
-        pass
-    except ValueError:  # a builtin that does not tell its signature
-        return Subscription.CallbackType.MessageOnly
-    try:
-        inspect.signature(callback).bind(object(), object())
+    if _accepts(callback, 2):
         return Subscription.CallbackType.WithMessageInfo
+    raise RuntimeError(
+        'Subscription.__init__(): callback should be either be callable with one argument'
+        '(to get only the message) or two (to get message and message info)')
+
+
+def _accepts(callback: Callable, count: int) -> bool:
+    """Tell whether a callback can be called with so many arguments."""
+    try:
+        inspect.signature(callback).bind(*range(count))
     except TypeError:
-        raise RuntimeError(
-            'Subscription.__init__(): callback should be either be callable with one argument'
-            '(to get only the message) or two (to get message and message info)') from None
+        return False
+    except ValueError:  # a builtin that does not tell its signature
+        return count == 1
+    return True

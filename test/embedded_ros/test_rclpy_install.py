@@ -22,6 +22,7 @@ SETUP = ['setup.py', '--version']
 
 
 def run_setup(repository: Path, **environment: str) -> subprocess.CompletedProcess:
+    pytest.importorskip('setuptools')
     clean = {k: v for k, v in os.environ.items() if k not in ('AMENT_PREFIX_PATH', 'PYTHONPATH')}
     return subprocess.run([sys.executable, *SETUP], cwd=repository / 'embedded_ros',
                           env={**clean, **environment}, capture_output=True, text=True,
@@ -77,7 +78,8 @@ def test_interfaces_of_a_package(tmp_path):
             'assert Pick.Request(grasp=g).grasp is g and Pick.Response().done is False\n'
             'try: g.label = "longer"\nexcept AssertionError: print("fine")\n')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          env={**os.environ, 'PYTHONPATH': str(target)}, check=False)
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(
+                              [str(target), *sys.path])}, check=False)
     assert (done.stdout, done.stderr) == ('fine\n', '')
 
 
