@@ -52,7 +52,8 @@ class Checkpoint:
 
 def load_checkpoint(folder: str | Path, profile: RobotProfile | None = None, *,
                     dtype: str | None = None, progress: Progress | None = None,
-                    place: Place = lambda leaf: leaf, allow_extra: bool = False) -> Checkpoint:
+                    place: Place = lambda leaf: leaf, allow_extra: bool = False,
+                    lora_scaling: float = 1.0) -> Checkpoint:
     """Read a checkpoint of this package or of openpi.
 
     What shapes do not tell (cameras, horizon, …) is taken from the checkpoint's policy.json, else
@@ -66,6 +67,7 @@ def load_checkpoint(folder: str | Path, profile: RobotProfile | None = None, *,
         progress: See load_params.
         place: See load_params.
         allow_extra: See load_params.
+        lora_scaling: See load_params.
 
     Raises:
         CheckpointError: the parameters cannot be read; or there is neither a policy.json nor a
@@ -79,7 +81,7 @@ def load_checkpoint(folder: str | Path, profile: RobotProfile | None = None, *,
         raise CheckpointError(f'{folder}: no {CONTRACT_FILE}, as in an openpi checkpoint: a robot '
                               'profile is needed to say which cameras and actions it is for')
     params = load_params(folder, dtype=dtype, progress=progress, place=place,
-                         allow_extra=allow_extra)
+                         allow_extra=allow_extra, lora_scaling=lora_scaling)
     return Checkpoint(params=params, config=_config(folder, params, contract, profile),
                       contract=contract, folder=folder)
 
