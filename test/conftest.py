@@ -20,3 +20,47 @@ def golden() -> Path:
     if not (folder / 'README.md').is_file():
         pytest.skip(f'no golden data at {folder} (set PI0_GOLDEN)')
     return folder
+
+
+@pytest.fixture(scope='session')
+def tabletop_profile(repository):
+    from ros_pi0_fast.codec.robot_profile import RobotProfile
+    return RobotProfile.load(repository / 'config' / 'robots' / 'tabletop.yaml')
+
+
+@pytest.fixture(scope='session')
+def random_checkpoint(tabletop_profile, tmp_path_factory) -> Path:
+    """A whole checkpoint of a very small policy for the tabletop, with random weights."""
+    import jax
+    import numpy as np
+
+    from ros_pi0_fast.codec.build_tokenizers import build_text_model
+    from ros_pi0_fast.codec.contract import PolicyContract
+    from ros_pi0_fast.codec.fast import FastTokenizer
+    from ros_pi0_fast.codec.normalize import NormStats
+    from ros_pi0_fast.codec.policy_codec import PolicyCodec
+    from ros_pi0_fast.codec.prompt import TextTokenizer
+    from ros_pi0_fast.model.config import GemmaConfig, Pi0FastConfig, SiglipConfig
+    from ros_pi0_fast.model.pi0_fast import Pi0Fast
+    from ros_pi0_fast.weights.checkpoint import save_checkpoint
+
+    root = tmp_path_factory.mktemp('policy')
+    rng = np.random.default_rng(0)
+    chunks = np.cumsum(rng.normal(scale=0.15, size=(500, 10, 5)), axis=1).clip(-1.2, 1.2)
+    text = root / 'text.model'
+    text.write_bytes(build_text_model())
+    codec = PolicyCodec(
+        profile=tabletop_profile, text=TextTokenizer(text),
+        norm_stats=NormStats.compute(state=rng.normal(size=(500, 5)), actions=chunks),
+        contract=PolicyContract.from_profile(tabletop_profile, text_vocab_size=1024,
+                                             first_token_offset=0),
+        fast=FastTokenizer.fit(chunks, scale=10, vocab_size=256))
+    config = Pi0FastConfig(
+        siglip=SiglipConfig(width=32, depth=1, mlp_dim=48, num_heads=2, patch_size=(16, 16),
+                            image_size=(64, 64)),
+        gemma=GemmaConfig(width=48, depth=2, mlp_dim=64, num_heads=4, num_kv_heads=1, head_dim=16,
+                          vocab_size=1024),
+        action_dim=5, action_horizon=10, max_token_len=80, first_token_offset=0,
+        camera_keys=('base_0_rgb', 'wrist_0_rgb'))
+    params = jax.jit(Pi0Fast(config).init)(jax.random.key(0))
+    return save_checkpoint(root / 'checkpoint', params, codec)

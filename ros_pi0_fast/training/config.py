@@ -16,12 +16,12 @@ from ros_pi0_fast.training.loop import LoopConfig
 class DaggerConfig:
     """Rounds in which the policy drives and the expert labels (Ross et al., arXiv:1011.0686)."""
 
-    rounds: int = 5
-    episodes: int = 4000
+    rounds: int = 4
+    episodes: int = 3000
     """Of each round; tasks take turns."""
-    first: float = 0.2
+    first: float = 0.25
     """Fraction of all steps after which the first round comes."""
-    last: float = 0.8
+    last: float = 0.75
     """Fraction of all steps after which the last round comes."""
     label_every: int = 2
     """Control steps between two labelled states."""
@@ -68,10 +68,10 @@ def _tabletop() -> PolicyRun:
     return PolicyRun(
         name='tabletop',
         model=dataclasses.replace(get_config('tabletop'), dtype='bfloat16', first_token_offset=0),
-        loop=LoopConfig(steps=12_000, batch_size=512, learning_rate=1e-3, warmup_steps=300,
+        loop=LoopConfig(steps=14_000, batch_size=512, learning_rate=1e-3, warmup_steps=300,
                         weight_decay=1e-3, ema_decay=0.999, steps_per_dispatch=25,
                         checkpoint_every=2000),
-        expert_episodes=15_000, capacity=600_000)
+        expert_episodes=20_000, capacity=600_000)
 
 
 def _smoke() -> PolicyRun:

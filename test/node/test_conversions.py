@@ -1,0 +1,81 @@
+"""Camera messages become RGB pictures, or are refused in words."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from ros_pi0_fast.node.conversions import (
+    ConversionError,
+    compressed_to_rgb,
+    image_to_rgb,
+    stamp_ns,
+    to_rgb,
+)
+
+
+def image(pixels, kind, padding=0, **changes):
+    """Build a message as sensor_msgs/Image, `padding` bytes after each row."""
+    rows = pixels.reshape(len(pixels), -1)
+    padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
+    fields = {'height': len(pixels), 'width': pixels.shape[1], 'encoding': kind,
+              'step': padded.shape[1], 'data': padded.tobytes(), 'is_bigendian': 0}
+    return SimpleNamespace(**{**fields, **changes})
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('padding', [0, 3])
+@pytest.mark.parametrize(('encoding', 'channels'), [
+    ('rgb8', [0, 1, 2]), ('bgr8', [2, 1, 0]), ('8UC3', [2, 1, 0])])
+def test_three_channels(rgb, encoding, channels, padding):
+    message = image(np.ascontiguousarray(rgb[..., channels]), encoding, padding)
+    np.testing.assert_array_equal(image_to_rgb(message), rgb)
+
+
+@pytest.mark.parametrize(('encoding', 'channels'), [('rgba8', [0, 1, 2]), ('bgra8', [2, 1, 0])])
+def test_alpha_is_dropped(rgb, encoding, channels):
+    alpha = np.full((*rgb.shape[:2], 1), 7, np.uint8)
+    message = image(np.concatenate([rgb[..., channels], alpha], axis=2), encoding)
+    np.testing.assert_array_equal(image_to_rgb(message), rgb)
+
+
+@pytest.mark.parametrize('encoding', ['mono8', '8UC1'])
+def test_grey_fills_all_channels(rgb, encoding):
+    grey = np.ascontiguousarray(rgb[..., :1])
+    np.testing.assert_array_equal(image_to_rgb(image(grey, encoding)), np.repeat(grey, 3, axis=2))
+
+
+@pytest.mark.parametrize(('changes', 'words'), [
+    ({'encoding': 'yuv422'}, "encoding: found 'yuv422', expected one of rgb8, "),
+    ({'data': b'123'}, r'data: found 3 bytes, expected 105 \(height 5 x step 21\)'),
+    ({'step': 20}, 'step: found 20, expected at least 21 bytes'),
+    ({'height': 0}, 'height x width: found 0 x 7'),
+    ({'width': 10**9}, 'height x width: found 5 x 1000000000')])
+def test_broken_images_are_named(rgb, changes, words):
+    with pytest.raises(ConversionError, match=words):
+        image_to_rgb(image(rgb, 'rgb8', **changes))
+
+
+def test_compressed_images(rgb):
+    data = cv2.imencode('.png', rgb[..., ::-1])[1].tobytes()
+    message = SimpleNamespace(format='png', data=data)
+    np.testing.assert_array_equal(compressed_to_rgb(message), rgb)
+    np.testing.assert_array_equal(to_rgb(message, 'compressed'), rgb)
+    jpeg = cv2.imencode('.jpg', np.full((8, 8, 3), 200, np.uint8))[1].tobytes()
+    assert np.abs(compressed_to_rgb(SimpleNamespace(format='jpeg', data=jpeg)) - 200.0).max() < 3
+
+
+@pytest.mark.parametrize('data', [b'', b'no picture at all'])
+def test_broken_compressed_images_are_named(data):
+    with pytest.raises(ConversionError, match="of format 'jpeg' that are no picture"):
+        compressed_to_rgb(SimpleNamespace(format='jpeg', data=data))
+
+
+def test_stamps_are_nanoseconds():
+    stamp = SimpleNamespace(sec=3, nanosec=5)
+    assert stamp_ns(SimpleNamespace(header=SimpleNamespace(stamp=stamp))) == 3_000_000_005
