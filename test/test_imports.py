@@ -20,7 +20,8 @@ MAY_IMPORT = {
                    'share'},
     'training': {'evaluation', 'sim', 'engine', 'accel', 'weights', 'model', 'codec', 'types',
                  'share'}}
-NODES = {'node/policy_node.py', 'node/parameters.py', 'node/messages.py', 'sim/robot_node.py'}
+NODES = {'node/policy_node.py', 'node/serving.py', 'node/parameters.py', 'node/messages.py',
+         'sim/robot_node.py'}
 ROS = {'rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'builtin_interfaces'}
 
 

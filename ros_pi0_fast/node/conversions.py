@@ -8,11 +8,13 @@ another NumPy (as with Jazzy's binaries and NumPy 2), the encodings below are de
 from __future__ import annotations
 
 import functools
+import io
 import logging
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image as PillowImage
 
 _CHANNELS = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1, '8UC1': 1, '8UC3': 3}
 _TO_RGB = {'bgr8': cv2.COLOR_BGR2RGB, 'rgba8': cv2.COLOR_RGBA2RGB, 'bgra8': cv2.COLOR_BGRA2RGB,
@@ -20,6 +22,10 @@ _TO_RGB = {'bgr8': cv2.COLOR_BGR2RGB, 'rgba8': cv2.COLOR_RGBA2RGB, 'bgra8': cv2.
            # OpenCV's order: what cv_bridge takes an image without colour semantics to be.
            '8UC3': cv2.COLOR_BGR2RGB}
 MAX_PIXELS = 64_000_000
+COMPRESSED_FORMATS = ('JPEG', 'PNG')
+"""Nothing else reaches a decoder: what comes over the network is not to choose the parser."""
+_JPEG_END, _JPEG_TAIL = b'\xff\xd9', 4096
+"""A JPEG's last marker, and how many bytes of padding a camera may put behind it, about."""
 
 
 class ConversionError(ValueError):
@@ -82,14 +88,40 @@ def compressed_to_rgb(message: Any) -> np.ndarray:
         uint8 RGB [h, w, 3]
 
     Raises:
-        ConversionError: the data is no picture.
+        ConversionError: the data is no whole picture, or a picture of too many pixels.
     """
     data = np.frombuffer(message.data, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    _check_header(data, message.format)
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise _no_picture(data, message.format) from error
     if pixels is None:
-        raise ConversionError(f'data: found {data.size} bytes of format {message.format!r} that '
-                              'are no picture, expected JPEG or PNG')
+        raise _no_picture(data, message.format)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _check_header(data: np.ndarray, claimed: str) -> None:
+    """Refuse by the header alone what must not be decoded: a few bytes can claim gigabytes."""
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=COMPRESSED_FORMATS) as picture:
+            (width, height), kind = picture.size, picture.format
+    except (OSError, SyntaxError, ValueError) as error:  # What Pillow says of broken headers.
+        raise _no_picture(data, claimed) from error
+    except PillowImage.DecompressionBombError as error:
+        raise ConversionError(f'data: {error}, expected at most {MAX_PIXELS} pixels') from error
+    if width * height > MAX_PIXELS:
+        raise ConversionError(f'data: found a picture of {height} x {width}, expected at most '
+                              f'{MAX_PIXELS} pixels')
+    # Decoders fill what is missing of a JPEG with grey. Its data cannot contain the end marker.
+    if kind == 'JPEG' and _JPEG_END not in data[-_JPEG_TAIL:].tobytes():
+        raise ConversionError(f'data: found {data.size} bytes of a JPEG that is cut off, expected '
+                              'its end marker')
+
+
+def _no_picture(data: np.ndarray, claimed: str) -> ConversionError:
+    return ConversionError(f'data: found {data.size} bytes of format {claimed!r} that are no '
+                           'picture, expected JPEG or PNG')
 
 
 def to_rgb(message: Any, transport: str) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.types import Observation
 
+MAX_POSITION = float(np.finfo(np.float32).max)
 CLOCK_JUMP_NS = 10**9
 """A stamp older than the last one by more than this is a new clock, not a late message."""
 
@@ -91,20 +92,30 @@ class ObservationAssembler:
         """Take the joints that the profile names, in any order; others are ignored.
 
         Raises:
-            ObservationRefused: not one position for each name, or one is not finite.
+            ObservationRefused: not one position for each name, one is not finite (in float32, as
+                the model takes it), or they are older than the last ones. Nothing of the message
+                is taken then.
         """
         if len(names) != len(positions):
             raise self.refuse(f'bad joint state: found {len(positions)} positions for '
                               f'{len(names)} names')
         wanted = {name: float(position) for name, position in zip(names, positions, strict=True)
                   if name in self._profile.state.joints}
-        broken = [name for name, position in wanted.items() if not np.isfinite(position)]
+        broken = [name for name, position in wanted.items() if not abs(position) <= MAX_POSITION]
         if broken:
             raise self.refuse(f'bad joint state: {broken[0]} is {wanted[broken[0]]}, expected a '
                               'finite number')
         with self._lock:
-            for name, position in wanted.items():
-                self._joints[name] = position, stamp_ns
+            behind = {name: self._joints[name][1] - stamp_ns for name in wanted
+                      if name in self._joints
+                      and 0 < self._joints[name][1] - stamp_ns < CLOCK_JUMP_NS}
+            if not behind:
+                self._joints.update({name: (position, stamp_ns)
+                                     for name, position in wanted.items()})
+        if behind:
+            name = max(behind, key=behind.__getitem__)
+            raise self.refuse(f'out of order: {name} is {behind[name] / 1e6:.1f} ms older than '
+                              'the joint state before it')
 
     def update_instruction(self, text: str) -> None:
         """Take an instruction. A blank one withdraws the one before: the robot must not go on
@@ -117,13 +128,6 @@ class ObservationAssembler:
             self._instruction = text.strip()
         if not text.strip():
             raise self.refuse('empty instruction: found a blank text on the instruction topic')
-
-    def clear(self) -> None:
-        """Forget all inputs, but not the counts."""
-        with self._lock:
-            self._pictures.clear()
-            self._joints.clear()
-            self._instruction = ''
 
     def assemble(self, now_ns: int) -> Observation:
         """Return the latest inputs as one observation, stamped with its oldest picture.
@@ -146,6 +150,31 @@ class ObservationAssembler:
             state=np.array([joints[name][0] for name in self._profile.state.joints], np.float32),
             instruction=instruction,
             stamp_ns=min(picture.stamp_ns for picture in pictures.values()))
+
+    def check_fresh(self, observation: Observation, now_ns: int) -> None:
+        """Check an observation again, after it has waited for its turn.
+
+        Raises:
+            ObservationRefused: it has become too old, or its instruction was withdrawn.
+        """
+        age = (now_ns - observation.stamp_ns) / 1e9
+        if age > self.freshness.max_observation_age_s:
+            raise self.refuse(f'stale observation: waited until it was {age:.3f} s old, expected '
+                              f'at most {self.freshness.max_observation_age_s:g} s '
+                              '(max_observation_age_s)')
+        self.check_wanted()
+
+    def check_wanted(self) -> None:
+        """Check that there still is an instruction: what answers a withdrawn one is not to move
+        the robot.
+
+        Raises:
+            ObservationRefused: it was withdrawn.
+        """
+        with self._lock:
+            instruction = self._instruction
+        if not instruction:
+            raise self.refuse('no instruction: withdrawn before its chunk was ready')
 
     def _missing(self, pictures: dict, joints: dict, instruction: str) -> str:
         for key, source in self._profile.cameras.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ class Declaration:
     default: Any
     description: str
     read_only: bool = False
-    """Read when the node is configured; it cannot be changed while the node runs."""
+    """Read when the node starts; it cannot be changed."""
+    at_configure: bool = False
+    """Read when the node is configured; it can be changed while the node is unconfigured."""
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
@@ -31,9 +34,12 @@ class Declaration:
     @property
     def descriptor(self) -> ParameterDescriptor:
         """What `ros2 param describe` shows."""
+        constraints = [f'one of {", ".join(self.choices)}'] if self.choices else []
+        if self.at_configure:
+            constraints.append('changes only while the node is unconfigured')
         descriptor = ParameterDescriptor(
             description=self.description, read_only=self.read_only,
-            additional_constraints=f'one of {", ".join(self.choices)}' if self.choices else '')
+            additional_constraints='; '.join(constraints))
         if self.low is not None:
             if isinstance(self.default, int):
                 descriptor.integer_range = [
@@ -45,16 +51,16 @@ class Declaration:
 
 
 DECLARATIONS = (
-    Declaration(name='checkpoint', default='', read_only=True,
+    Declaration(name='checkpoint', default='', at_configure=True,
                 description='folder of the checkpoint; empty: the tabletop policy of this '
                             'package'),
-    Declaration(name='robot_profile', default='', read_only=True,
+    Declaration(name='robot_profile', default='', at_configure=True,
                 description='YAML file of the robot; empty: the tabletop of this package'),
-    Declaration(name='text_tokenizer', default='', read_only=True,
+    Declaration(name='text_tokenizer', default='', at_configure=True,
                 description='sentencepiece model; empty: the one in the checkpoint'),
-    Declaration(name='fast_tokenizer', default='', read_only=True,
+    Declaration(name='fast_tokenizer', default='', at_configure=True,
                 description='folder of the FAST tokenizer; empty: the one in the checkpoint'),
-    Declaration(name='max_decode_tokens', default=0, read_only=True, low=0, high=4096,
+    Declaration(name='max_decode_tokens', default=0, at_configure=True, low=0, high=4096,
                 description='ids decoded at most for a chunk; 0: as many as it may need'),
     Declaration(name='autostart', default=True, read_only=True,
                 description='configure and activate without being asked to'),
@@ -70,25 +76,37 @@ DECLARATIONS = (
 _BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
 
 
-def declare_parameters(node: Node) -> None:
-    """Declare all of them."""
-    for declaration in DECLARATIONS:
-        node.declare_parameter(declaration.name, declaration.default, declaration.descriptor)
+def declare_parameters(node: Node) -> dict[str, Any]:
+    """Declare all of them; return their values by name."""
+    return {declaration.name: node.declare_parameter(
+        declaration.name, declaration.default, declaration.descriptor).value
+        for declaration in DECLARATIONS}
 
 
-def find_problem(parameters: Sequence[Parameter]) -> str:
-    """Return why a change cannot be made, or ''. rclpy checks types, ranges and read-only."""
+def find_problem(parameters: Sequence[Parameter], *, configured: bool) -> str:
+    """Return why a change cannot be made, or ''. rclpy checks types, ranges and read-only.
+
+    Args:
+        parameters: To be set.
+        configured: The node is configured, or on its way to it.
+    """
     for parameter in parameters:
         declaration = _BY_NAME.get(parameter.name)
-        if declaration and declaration.choices and parameter.value not in declaration.choices:
+        if declaration is None:
+            continue
+        if declaration.at_configure and configured:
+            return (f'{parameter.name}: read when the node is configured; clean the node up '
+                    'before changing it')
+        if declaration.choices and parameter.value not in declaration.choices:
             return (f'{parameter.name}: found {parameter.value!r}, expected one of '
                     f'{", ".join(declaration.choices)}')
+        if isinstance(parameter.value, float) and not math.isfinite(parameter.value):
+            return f'{parameter.name}: found {parameter.value}, expected a finite number'
     return ''
 
 
-def path_parameter(node: Node, name: str, default: str | None = None) -> Path | None:
-    """Return the path that a parameter holds; if empty, the default below the share folder."""
-    value = node.get_parameter(name).value
+def resolve_path(value: str, default: str | None = None) -> Path | None:
+    """Return a parameter's value as a path; if empty, the default below the share folder."""
     if value:
         return Path(value).expanduser()
     return None if default is None else share_folder() / default

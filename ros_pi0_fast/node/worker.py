@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -18,7 +19,8 @@ class InferenceWorker:
     Args:
         infer: The engine.
         on_chunk: Called in the worker's thread with each answer.
-        on_error: Called there with whatever `infer` or `on_chunk` raised; the worker goes on.
+        on_error: Called there with whatever `infer` or `on_chunk` raised; the worker goes on, also
+            when `on_error` raises.
     """
 
     def __init__(self, infer: Infer, on_chunk: OnChunk, on_error: OnError):
@@ -28,8 +30,6 @@ class InferenceWorker:
         self._stopping = False
         self.handed_in = 0
         """Observations whose inference began."""
-        self.exclusive = threading.Lock()
-        """Held during an inference; hold it to change the engine."""
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
@@ -39,13 +39,21 @@ class InferenceWorker:
             self._waiting = observation
             self._changed.notify()
 
-    def stop(self) -> None:
-        """Let the running inference end and run no other; what it brings is still delivered."""
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Let the running inference end and run no other; what it brings is still delivered.
+
+        Args:
+            timeout_s: How long to wait for it; None: as long as it takes.
+
+        Returns:
+            Whether it has ended.
+        """
         with self._changed:
             self._stopping = True
             self._waiting = None
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:
@@ -57,8 +65,12 @@ class InferenceWorker:
                 observation, self._waiting = self._waiting, None
                 self.handed_in += 1
             try:
-                with self.exclusive:
-                    chunk = self._infer(observation)
-                self._on_chunk(observation, chunk)
+                self._on_chunk(observation, self._infer(observation))
             except Exception as error:  # The node survives whatever it is, and tells.
-                self._on_error(observation, error)
+                self._tell(observation, error)
+
+    def _tell(self, observation: Observation, error: Exception) -> None:
+        try:
+            self._on_error(observation, error)
+        except Exception:  # Nobody is left to tell; a silent worker would be worse than a log.
+            logging.getLogger(__name__).exception('while telling of %r', error)

@@ -1,5 +1,7 @@
 """Camera messages become RGB pictures, or are refused in words."""
 
+import struct
+import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -68,6 +70,44 @@ def test_compressed_images(rgb):
     np.testing.assert_array_equal(to_rgb(message, 'compressed'), rgb)
     jpeg = cv2.imencode('.jpg', np.full((8, 8, 3), 200, np.uint8))[1].tobytes()
     assert np.abs(compressed_to_rgb(SimpleNamespace(format='jpeg', data=jpeg)) - 200.0).max() < 3
+
+
+def png_that_claims(width, height):
+    """Build a PNG of a few bytes whose header claims a picture of any size."""
+    def chunk(kind, data):
+        return (struct.pack('>I', len(data)) + kind + data
+                + struct.pack('>I', zlib.crc32(kind + data)))
+    return (b'\x89PNG\r\n\x1a\n'
+            + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b''))
+
+
+@pytest.mark.parametrize('size', [(9000, 9000), (20_000, 20_000), (100_000, 100_000)])
+def test_a_few_bytes_that_claim_gigabytes_are_refused_unopened(size):
+    with pytest.raises(ConversionError, match='expected at most 64000000 pixels'):
+        compressed_to_rgb(SimpleNamespace(format='png', data=png_that_claims(*size)))
+
+
+@pytest.mark.parametrize('kind', ['.jpg', '.png'])
+@pytest.mark.parametrize('kept', [0.1, 0.5, 0.99])
+def test_pictures_cut_off_are_refused(kind, kept):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = cv2.imencode(kind, noise)[1].tobytes()
+    assert compressed_to_rgb(SimpleNamespace(format=kind, data=data)).shape == (64, 64, 3)
+    with pytest.raises(ConversionError, match=r'cut off|no picture'):
+        compressed_to_rgb(SimpleNamespace(format=kind, data=data[:int(kept * len(data))]))
+
+
+def test_padding_behind_a_jpeg_does_no_harm(rgb):
+    data = cv2.imencode('.jpg', rgb)[1].tobytes() + bytes(500)
+    assert compressed_to_rgb(SimpleNamespace(format='jpeg', data=data)).shape == rgb.shape
+
+
+@pytest.mark.parametrize('kind', ['.bmp', '.tiff'])
+def test_other_formats_reach_no_decoder(rgb, kind):
+    data = cv2.imencode(kind, rgb)[1].tobytes()
+    with pytest.raises(ConversionError, match='no picture, expected JPEG or PNG'):
+        compressed_to_rgb(SimpleNamespace(format='jpeg', data=data))
 
 
 @pytest.mark.parametrize('data', [b'', b'no picture at all'])

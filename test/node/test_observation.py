@@ -45,7 +45,8 @@ def test_joints_come_in_any_order_split_and_with_others(inputs):
 @pytest.mark.parametrize(('names', 'positions', 'words'), [
     (NAMES, [1, 2], 'bad joint state: found 2 positions for 5 names'),
     (['elbow'], [float('nan')], 'bad joint state: elbow is nan, expected a finite number'),
-    (['elbow'], [float('inf')], 'bad joint state: elbow is inf')])
+    (['elbow'], [float('inf')], 'bad joint state: elbow is inf'),
+    (['shoulder', 'elbow'], [0, -1e39], 'bad joint state: elbow is -1e[+]39')])
 def test_broken_joint_states_change_nothing(inputs, names, positions, words):
     with pytest.raises(ObservationRefused, match=words):
         inputs.update_joints(names, positions, 11 * S)
@@ -106,8 +107,35 @@ def test_late_pictures_are_refused_but_a_new_clock_is_not(inputs):
     assert inputs.assemble(2 * S).images['base_0_rgb'].max() == 9
 
 
-def test_clear_forgets_inputs_and_keeps_counts(inputs):
-    inputs.refuse('bad image: made up')
-    inputs.clear()
-    assert refused(inputs).startswith('missing camera')
-    assert inputs.refusals['bad image'] == 1
+def test_late_joints_are_refused_whole_but_a_new_clock_is_not(inputs):
+    inputs.update_joints(['elbow'], [30], 10 * S + S // 10)
+    with pytest.raises(ObservationRefused, match=r'out of order: elbow is 50.0 ms older'):
+        inputs.update_joints(NAMES, [9] * 5, 10 * S + S // 20)
+    np.testing.assert_array_equal(inputs.assemble(10 * S).state, np.float32([1, 2, 30, 4, 0.5]))
+    inputs.update_joints(['shoulder'], [20], 10 * S + S // 20)  # Late for the elbow, not for it.
+    np.testing.assert_array_equal(inputs.assemble(10 * S).state, np.float32([1, 20, 30, 4, 0.5]))
+    inputs.update_joints(NAMES, [0] * 5, 2 * S)
+    inputs.update_image('base_0_rgb', PICTURE, 2 * S)
+    inputs.update_image('wrist_0_rgb', PICTURE, 2 * S)
+    assert not inputs.assemble(2 * S).state.any()
+
+
+def test_what_became_too_old_while_it_waited_is_refused(inputs):
+    observation = inputs.assemble(10 * S)
+    inputs.check_fresh(observation, 10 * S + S // 2)
+    with pytest.raises(ObservationRefused,
+                       match=r'stale observation: waited until it was 0.600 s old'):
+        inputs.check_fresh(observation, 10 * S + 6 * S // 10)
+    assert inputs.refusals == {'stale observation': 1}
+
+
+def test_what_answers_a_withdrawn_instruction_is_refused(inputs):
+    observation = inputs.assemble(10 * S)
+    inputs.check_wanted()
+    with pytest.raises(ObservationRefused):
+        inputs.update_instruction('')
+    for check in (inputs.check_wanted, lambda: inputs.check_fresh(observation, 10 * S)):
+        with pytest.raises(ObservationRefused, match='no instruction: withdrawn before'):
+            check()
+    inputs.update_instruction('touch the blue cube')
+    inputs.check_fresh(observation, 10 * S)

@@ -56,6 +56,32 @@ def test_it_survives_a_failure_and_tells():
     assert (answers, errors) == ([5], ['no such time'])
 
 
+def test_it_survives_a_failure_that_cannot_be_told(caplog):
+    engine, answers = Engine(), []
+
+    def tell(*_):
+        raise RuntimeError('nobody listens')
+
+    worker = InferenceWorker(engine.infer, lambda _, chunk: answers.append(chunk.stamp_ns), tell)
+    for stamp in (-1, 5):
+        engine.go_on.release()
+        worker.submit(observation(stamp))
+        assert engine.begun.acquire(timeout=10)
+    assert worker.stop(timeout_s=10)
+    assert answers == [5]
+    assert 'no such time' in caplog.text and 'nobody listens' in caplog.text
+
+
+def test_stopping_waits_no_longer_than_it_is_told():
+    engine = Engine()
+    worker = InferenceWorker(engine.infer, lambda *_: None, lambda *_: None)
+    worker.submit(observation(1))
+    assert engine.begun.acquire(timeout=10)
+    assert not worker.stop(timeout_s=0.05)
+    engine.go_on.release()
+    assert worker.stop(timeout_s=10)
+
+
 def test_stopping_drops_what_waits_and_delivers_what_runs():
     engine, answers = Engine(), []
     worker = InferenceWorker(engine.infer, lambda _, chunk: answers.append(chunk.stamp_ns),
