@@ -1,10 +1,12 @@
 """The node as a process of its own over DDS, and a robot that says exactly what a test wants."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,14 +26,12 @@ def domain():
 
 
 class Process:
-    """A node process whose output can be waited for."""
+    """A process whose output can be waited for."""
 
-    def __init__(self, log, *arguments):
+    def __init__(self, log, *command):
         self.log = log
         with log.open('wb') as file:
-            self._process = subprocess.Popen(
-                [sys.executable, '-u', '-m', 'ros_pi0_fast.node.policy_node', '--ros-args',
-                 *arguments], stdout=file, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
     @property
     def output(self) -> str:
@@ -40,16 +40,19 @@ class Process:
     def wait_for(self, text, timeout=120):
         end = time.monotonic() + timeout
         while text not in self.output:
-            assert self._process.poll() is None, f'the node ended:\n{self.output}'
+            assert self._process.poll() is None, f'the process ended:\n{self.output}'
             assert time.monotonic() < end, f'no {text!r} in:\n{self.output}'
             time.sleep(0.05)
 
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def send(self, number):
+        self._process.send_signal(number)
+
     def stop(self, number=signal.SIGINT, timeout=30) -> int:
         if self.running():
-            self._process.send_signal(number)
+            self.send(number)
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -57,31 +60,68 @@ class Process:
             raise
 
 
-def parameters(**values):
-    """Return `-p` arguments."""
-    return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
-
-
 @pytest.fixture(scope='session')
-def start(tmp_path_factory):
-    """Return a function that starts a policy node; all are stopped in the end."""
+def begin(tmp_path_factory):
+    """Return a function that starts a process; all are stopped in the end."""
     started = []
 
-    def begin(*arguments, **values):
-        log = tmp_path_factory.mktemp('node') / 'log.txt'
-        started.append(Process(log, *arguments, *parameters(**values)))
+    def start(*command):
+        log = tmp_path_factory.mktemp('process') / 'log.txt'
+        started.append(Process(log, *map(str, command)))
         return started[-1]
 
-    yield begin
+    yield start
     for process in started:
         process.stop(signal.SIGKILL)
 
 
-@pytest.fixture(scope='module')
-def robot():
-    from robot import Robot
+@pytest.fixture(scope='session')
+def start(begin):
+    """Return a function that starts a policy node with these parameters."""
+    def start_node(*arguments, **values):
+        parameters = [word for name, value in values.items()
+                      for word in ('-p', f'{name}:={value}')]
+        return begin(sys.executable, '-u', '-m', 'ros_pi0_fast.node.policy_node', '--ros-args',
+                     *arguments, *parameters)
+    return start_node
+
+
+@pytest.fixture(scope='session')
+def ros2_program():
+    """Return the `ros2` command's path."""
+    return shutil.which('ros2') or Path(sys.executable).with_name('ros2')
+
+
+@pytest.fixture(scope='session')
+def ros2(ros2_program):
+    """Return a function that runs the `ros2` command to its end."""
+    def run(*words, timeout=30):
+        return subprocess.run([ros2_program, *words], capture_output=True, text=True,
+                              timeout=timeout)
+    return run
+
+
+@pytest.fixture(scope='session')
+def profile_file(repository, tmp_path_factory):
+    """Return the tabletop's profile with a wrist camera that sends compressed pictures."""
+    text = (repository / 'config' / 'robots' / 'tabletop.yaml').read_text('utf-8')
+    raw = 'topic: image/wrist, transport: raw'
+    assert raw in text
+    path = tmp_path_factory.mktemp('profile') / 'tabletop.yaml'
+    path.write_text(text.replace(raw, raw.replace('raw', 'compressed')), 'utf-8')
+    return path
+
+
+@pytest.fixture(scope='session')
+def context():
     rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope='module')
+def robot(context):
+    from robot import Robot
     node = Robot()
     yield node
     node.destroy_node()
-    rclpy.try_shutdown()
