@@ -155,26 +155,28 @@ class ObservationAssembler:
         """Check an observation again, after it has waited for its turn.
 
         Raises:
-            ObservationRefused: it has become too old, or its instruction was withdrawn.
+            ObservationRefused: it has become too old, or its instruction is no longer in force.
         """
         age = (now_ns - observation.stamp_ns) / 1e9
         if age > self.freshness.max_observation_age_s:
             raise self.refuse(f'stale observation: waited until it was {age:.3f} s old, expected '
                               f'at most {self.freshness.max_observation_age_s:g} s '
                               '(max_observation_age_s)')
-        self.check_wanted()
+        self.check_wanted(observation)
 
-    def check_wanted(self) -> None:
-        """Check that there still is an instruction: what answers a withdrawn one is not to move
-        the robot.
+    def check_wanted(self, observation: Observation) -> None:
+        """Check that an observation's instruction is the one in force: what answers an order that
+        was withdrawn or replaced is not to move the robot.
 
         Raises:
-            ObservationRefused: it was withdrawn.
+            ObservationRefused: it is not.
         """
         with self._lock:
             instruction = self._instruction
         if not instruction:
             raise self.refuse('no instruction: withdrawn before its chunk was ready')
+        if instruction != observation.instruction:
+            raise self.refuse('old instruction: replaced before its chunk was ready')
 
     def _missing(self, pictures: dict, joints: dict, instruction: str) -> str:
         for key, source in self._profile.cameras.items():

@@ -146,7 +146,7 @@ class Serving:
         if self._engine.malformed != self._malformed:
             self._engine.malformed = self._malformed
         chunk = self._engine.infer(observation)
-        self._inputs.check_wanted()
+        self._inputs.check_wanted(observation)
         return chunk
 
     def _on_chunk(self, observation: Observation, chunk: ActionChunk) -> None:

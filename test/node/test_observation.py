@@ -131,11 +131,15 @@ def test_what_became_too_old_while_it_waited_is_refused(inputs):
 
 def test_what_answers_a_withdrawn_instruction_is_refused(inputs):
     observation = inputs.assemble(10 * S)
-    inputs.check_wanted()
+    inputs.check_wanted(observation)
     with pytest.raises(ObservationRefused):
         inputs.update_instruction('')
-    for check in (inputs.check_wanted, lambda: inputs.check_fresh(observation, 10 * S)):
+    for check in (lambda: inputs.check_wanted(observation),
+                  lambda: inputs.check_fresh(observation, 10 * S)):
         with pytest.raises(ObservationRefused, match='no instruction: withdrawn before'):
             check()
     inputs.update_instruction('touch the blue cube')
+    with pytest.raises(ObservationRefused, match='old instruction: replaced before'):
+        inputs.check_wanted(observation)
+    inputs.update_instruction('touch the red cube')
     inputs.check_fresh(observation, 10 * S)
