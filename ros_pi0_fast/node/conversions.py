@@ -109,7 +109,8 @@ def _check_header(data: np.ndarray, claimed: str) -> None:
     except (OSError, SyntaxError, ValueError) as error:  # What Pillow says of broken headers.
         raise _no_picture(data, claimed) from error
     except PillowImage.DecompressionBombError as error:
-        raise ConversionError(f'data: {error}, expected at most {MAX_PIXELS} pixels') from error
+        raise ConversionError('data: found a picture too large to be opened, expected at most '
+                              f'{MAX_PIXELS} pixels') from error
     if width * height > MAX_PIXELS:
         raise ConversionError(f'data: found a picture of {height} x {width}, expected at most '
                               f'{MAX_PIXELS} pixels')

@@ -112,7 +112,7 @@ def profile_file(repository, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def context():
     rclpy.init()
     yield
