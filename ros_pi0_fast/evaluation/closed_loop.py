@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ros_pi0_fast.sim.episodes import LabelledState, label_state
 from ros_pi0_fast.sim.expert import HORIZON, expert_chunk
 from ros_pi0_fast.sim.tabletop import Tabletop
 from ros_pi0_fast.types import ActionChunk, Observation
@@ -54,16 +55,6 @@ class EpisodeResult:
     """float64 [plans that were valid, 5]: mean over the executed rows of |chunk − expert's|."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledState:
-    """A state that was visited and what the expert would have done there."""
-
-    observation: Observation
-    chunk: np.ndarray
-    """float32 [horizon, 5]"""
-    seed: int
-
-
 Save = Callable[[Path, Sequence[LabelledState]], None]
 
 
@@ -77,6 +68,8 @@ class LoopSettings:
     """Episodes that a worker runs at once."""
     label_every: int = 0
     """Control steps between two visited states that the expert labels; 0 for none."""
+    orders: int = 4
+    """For how many orders each of them is labelled."""
     linger_steps: int = 0
     """Control steps that go on after success, to label what staying there means."""
 
@@ -151,8 +144,8 @@ class Rollout:
         if every and index % every == 0:
             if index:
                 observation = self.table.observe()
-            self.states.append(LabelledState(observation=observation, seed=self.episode.seed,
-                                             chunk=expert_chunk(self.table)))
+            self.states.append(label_state(self.table, observation, self.episode.seed,
+                                           self._settings.orders))
 
     @property
     def over(self) -> bool:

@@ -224,7 +224,8 @@ class Pi0Fast:
 
         Args:
             params: Parameters.
-            batch: `images`: camera key -> [b, h, w, 3], uint8 or float in [-1, 1];
+            batch: `images`: camera key -> [p, h, w, 3], uint8 or float in [-1, 1], where b is a
+                multiple of p: b / p examples in a row are of the same pictures;
                 `tokens` int32 [b, l]; `token_mask` bool [b, l]: the token exists, those that do
                 come first; `ar_mask` [b, l]: see masks.attention_mask; `loss_mask` [b, l]: the
                 token is to be predicted; optionally `image_masks`: camera key -> bool [b].
@@ -234,9 +235,9 @@ class Pi0Fast:
         """
         with jax.named_scope('loss'):
             ids = batch['tokens']
-            embeddings = jnp.concatenate(
-                [self.embed_images(params, batch['images']), self.embed_tokens(params, ids)],
-                axis=1)[:, :-1]
+            seen = self.embed_images(params, batch['images'])
+            seen = jnp.repeat(seen, ids.shape[0] // seen.shape[0], axis=0)
+            embeddings = jnp.concatenate([seen, self.embed_tokens(params, ids)], axis=1)[:, :-1]
             tokens = Tokens(
                 positions=jnp.arange(embeddings.shape[1], dtype=jnp.int32)[None],
                 visible=self._training_visible(batch))

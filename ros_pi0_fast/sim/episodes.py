@@ -1,8 +1,10 @@
 """Labelled episodes: someone drives, the expert says at each step what it would have done.
 
 Who drives is the expert with its targets disturbed (DART, Laskey et al., arXiv:1703.09327), or a
-learned policy (DAgger, Ross et al., arXiv:1011.0686). This module imports no jax, so that worker
-processes that simulate never touch the accelerator.
+learned policy (DAgger, Ross et al., arXiv:1011.0686). Each picture is labelled for several orders,
+only one of which is being carried out: were it labelled for that one alone, the arm's pose would
+give the order away in most frames, and nothing would make a policy read the words. This module
+imports no jax, so that worker processes that simulate never touch the accelerator.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 
 from ros_pi0_fast.sim.expert import expert_chunk
 from ros_pi0_fast.sim.tabletop import Tabletop
-from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS, TASKS
+from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS, TASKS, asked_otherwise
 from ros_pi0_fast.types import Observation
 
 
@@ -34,18 +36,54 @@ class EpisodeConfig:
     """Fraction of the decisions whose chunk is disturbed."""
     linger_steps: int = 4
     """Control steps that go on after success, so that the policy learns to stay."""
+    orders: int = 4
+    """For how many orders each observation is labelled: the one that is carried out and others."""
+    first_look_only: float = 0.0
+    """Fraction of the scenes of which only the first look is kept. That look decides the most and
+    has the fewest frames, and such a scene costs one picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledState:
+    """A state that was visited and what the expert would have done there; k orders."""
+
+    observation: Observation
+    """With the order that was being carried out."""
+    seed: int
+    instructions: tuple[str, ...]
+    """k orders, the observation's own first. Where a scene allows for fewer, some come again."""
+    chunks: np.ndarray
+    """float32 [k, horizon, 5]: the expert's chunk for each order, absolute targets."""
+
+
+def label_state(table: Tabletop, observation: Observation, seed: int,
+                orders: int) -> LabelledState:
+    """Label the state that a simulation is in.
+
+    Args:
+        table: the simulation.
+        observation: of this state.
+        seed: of the scene.
+        orders: how many.
+    """
+    rng = np.random.default_rng([seed, 3, table.steps])
+    layouts = [table.layout, *asked_otherwise(table.layout, rng, orders - 1)]
+    layouts = [layouts[i % len(layouts)] for i in range(orders)]
+    return LabelledState(
+        observation=observation, seed=seed,
+        instructions=tuple(layout.instruction for layout in layouts),
+        chunks=np.stack([expert_chunk(table, layout) for layout in layouts]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One episode's labelled observations; t of them."""
+    """One episode's labelled states."""
 
     seed: int
     task: str
-    observations: list[Observation]
-    labels: np.ndarray
-    """float32 [t, horizon, 5]: the expert's chunk at each observation, absolute targets."""
+    states: list[LabelledState]
     success: bool
+    """Whether it was done; True of an episode of which only the first look is kept."""
 
 
 def _disturbance(rng: np.random.Generator, config: EpisodeConfig) -> np.ndarray:
@@ -71,18 +109,19 @@ def generate_episode(seed: int, task: str | None = None, *, config: EpisodeConfi
     table = table or Tabletop()
     table.reset(seed, task)
     rng = np.random.default_rng([seed, 2])
-    observations, labels, linger = [], [], config.linger_steps
+    if rng.random() < config.first_look_only:
+        return Episode(seed=seed, task=table.layout.task, success=True,
+                       states=[label_state(table, table.observe(), seed, config.orders)])
+    states, linger = [], config.linger_steps
     while linger > 0:
         offset = _disturbance(rng, config)
         chunk = expert_chunk(table)
         for row in range(config.execute):
             if row % config.observe_every == 0:
-                observations.append(table.observe())
-                labels.append(expert_chunk(table))
+                states.append(label_state(table, table.observe(), seed, config.orders))
             table.step(chunk[row] + offset)
             linger -= table.over()
-    return Episode(seed=seed, task=table.layout.task, observations=observations,
-                   labels=np.stack(labels), success=table.success())
+    return Episode(seed=seed, task=table.layout.task, states=states, success=table.success())
 
 
 _table: Tabletop | None = None

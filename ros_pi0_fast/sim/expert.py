@@ -14,6 +14,7 @@ import numpy as np
 from ros_pi0_fast.sim import arm
 from ros_pi0_fast.sim.scene import CUBE_HALF
 from ros_pi0_fast.sim.tabletop import Tabletop
+from ros_pi0_fast.sim.tasks import Layout
 
 HORIZON = 10
 SPEED = 0.03
@@ -52,11 +53,11 @@ class Situation:
     """[2]"""
 
     @classmethod
-    def of(cls, table: Tabletop) -> Situation:
-        """Read the situation off a simulation."""
+    def of(cls, table: Tabletop, layout: Layout) -> Situation:
+        """Read the situation off a simulation, for the order that a layout gives."""
         command = float(table.data.ctrl[4] / arm.FINGER_TRAVEL)
-        return cls(task=table.layout.task, tip=table.tip, gripper=command, gap=table.gap,
-                   cube=table.cube(table.layout.target), mat=table.layout.mat)
+        return cls(task=layout.task, tip=table.tip, gripper=command, gap=table.gap,
+                   cube=table.cube(layout.target), mat=layout.mat)
 
     @property
     def held(self) -> bool:
@@ -132,11 +133,16 @@ def _imagine(now: Situation, tip: np.ndarray, gripper: float) -> Situation:
     return replace(now, tip=tip, gripper=gripper, gap=gap, cube=cube)
 
 
-def expert_chunk(table: Tabletop, horizon: int = HORIZON) -> np.ndarray:
-    """Return what the expert would do from now on: float32 [horizon, 5], absolute targets."""
-    now = Situation.of(table)
+def expert_chunk(table: Tabletop, layout: Layout | None = None) -> np.ndarray:
+    """Return what the expert would do from now on: float32 [HORIZON, 5], absolute targets.
+
+    Args:
+        table: the scene as it is.
+        layout: the scene with another order; None for the order that was given.
+    """
+    now = Situation.of(table, layout or table.layout)
     actions = []
-    for _ in range(horizon):
+    for _ in range(HORIZON):
         tip, gripper = _LAWS[now.task](now)
         tip = arm.within_reach(tip)
         actions.append([*arm.inverse_kinematics(tip), gripper])

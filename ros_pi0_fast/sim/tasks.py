@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -78,6 +78,20 @@ def _can_push(points: np.ndarray) -> bool:
     along = np.clip((points[1:-1] - start) @ way, 0.0, length + PUSH_RUN_UP + 0.02)
     away = np.linalg.norm(points[1:-1] - start - along[:, None] * way, axis=1)
     return bool(np.all(away > PUSH_CLEARANCE))
+
+
+def asked_otherwise(layout: Layout, rng: np.random.Generator, count: int) -> list[Layout]:
+    """Return the same scene with up to `count` other orders, drawn from all that make sense in it.
+
+    Each asks for another task or another cube than the layout does, in words of its own.
+    """
+    orders = [(task, cube) for task in TASKS for cube in range(len(layout.cubes))
+              if (task, cube) != (layout.task, layout.target)
+              and (task != 'push' or _can_push(np.stack([
+                  layout.cubes[cube], *np.delete(layout.cubes, cube, axis=0), layout.mat])))]
+    drawn = rng.permutation(len(orders))[:count]
+    return [replace(layout, task=task, target=cube, phrase=str(rng.choice(PHRASES[task])))
+            for task, cube in (orders[i] for i in drawn)]
 
 
 def sample_layout(seed: int, task: str | None = None) -> Layout:

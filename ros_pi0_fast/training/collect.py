@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ros_pi0_fast.evaluation.closed_loop import LabelledState
-from ros_pi0_fast.sim.episodes import EpisodeConfig, generate_dataset
+from ros_pi0_fast.sim.episodes import EpisodeConfig, LabelledState, generate_dataset
 from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS
 from ros_pi0_fast.training.data import Frames
 from ros_pi0_fast.training.workers import Run
@@ -30,8 +29,7 @@ def check_training_seeds(seeds: Sequence[int]) -> None:
 
 def save_states(path: Path, states: Sequence[LabelledState]) -> None:
     """Write labelled states as a shard."""
-    Frames.stack([state.observation for state in states], [state.chunk for state in states],
-                 [state.seed for state in states]).save(path)
+    Frames.stack(states).save(path)
 
 
 def collect_expert(seeds: Sequence[int], folder: Path, *, config: EpisodeConfig,
@@ -63,8 +61,6 @@ def collect_expert(seeds: Sequence[int], folder: Path, *, config: EpisodeConfig,
 
 def _collect(job: tuple[Sequence[int], Path, EpisodeConfig, Sequence[str]]) -> int:
     seeds, path, config, tasks = job
-    states = [LabelledState(observation=observation, chunk=label, seed=episode.seed)
-              for episode in generate_dataset(seeds, workers=0, config=config, tasks=tasks)
-              for observation, label in zip(episode.observations, episode.labels, strict=True)]
-    save_states(path, states)
+    save_states(path, [state for episode in generate_dataset(
+        seeds, workers=0, config=config, tasks=tasks) for state in episode.states])
     return len(seeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ros_pi0_fast.model.config import GemmaConfig, Pi0FastConfig, SiglipConfig, get_config
 from ros_pi0_fast.sim.episodes import EpisodeConfig
@@ -36,11 +37,24 @@ class DaggerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """A checkpoint of this package or of openpi: weights, tokenizers and statistics are kept."""
+
+    checkpoint: Path
+    text_tokenizer: Path | None = None
+    """Instead of the checkpoint's, which openpi's have none of; and so the next."""
+    fast_tokenizer: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyRun:
     """Everything that decides a policy's weights, but the machine."""
 
     name: str
     model: Pi0FastConfig
+    """With `start`, only its dtype counts."""
+    start: Start | None = None
+    """What to fine-tune; None trains from nothing."""
     loop: LoopConfig
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     dagger: DaggerConfig = field(default_factory=DaggerConfig)
@@ -53,7 +67,7 @@ class PolicyRun:
     """Coefficient values beyond the expert's: a policy that still errs gets to places from which
     the way back is longer than any that the expert went."""
     capacity: int
-    """Frames that the device holds at most."""
+    """Frames that the device holds at most. A batch, too, is counted in frames."""
     train_minutes: float = 0.0
     """Above 0: the number of steps follows from how fast the first ones are, so that all together
     take this long. Raise it to train a finished run further."""
@@ -74,6 +88,17 @@ def _tabletop() -> PolicyRun:
         expert_episodes=20_000, capacity=600_000)
 
 
+def _refine() -> PolicyRun:
+    """What two cores can add to the tabletop policy in two hours: mostly first looks."""
+    return PolicyRun(
+        name='refine', model=dataclasses.replace(get_config('tabletop'), dtype='float32'),
+        start=Start(checkpoint=Path('checkpoints/tabletop')),
+        loop=LoopConfig(steps=2000, batch_size=16, learning_rate=4e-4, warmup_steps=50,
+                        ema_decay=0.99, steps_per_dispatch=5, checkpoint_every=50),
+        expert=EpisodeConfig(first_look_only=0.9), expert_episodes=16_000, capacity=60_000,
+        dagger=DaggerConfig(rounds=2, episodes=300, first=0.01, last=0.5))
+
+
 def _smoke() -> PolicyRun:
     model = Pi0FastConfig(
         siglip=SiglipConfig(width=32, depth=1, mlp_dim=64, num_heads=2, patch_size=(16, 16),
@@ -89,7 +114,7 @@ def _smoke() -> PolicyRun:
         dagger=DaggerConfig(rounds=1, episodes=6, slots=3, first=0.5, last=0.5))
 
 
-_RUNS = {'tabletop': _tabletop, 'smoke': _smoke}
+_RUNS = {'tabletop': _tabletop, 'refine': _refine, 'smoke': _smoke}
 
 
 def get_run(name: str) -> PolicyRun:

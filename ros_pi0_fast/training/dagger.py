@@ -33,7 +33,7 @@ class Round:
 
 
 def rollout_round(index: int, plan: Plan, simulations: Simulations, folder: Path, *,
-                  config: DaggerConfig, tasks: Sequence[str]) -> Round:
+                  config: DaggerConfig, tasks: Sequence[str], orders: int) -> Round:
     """Drive with the policy and save what the expert would have done in every state visited.
 
     Args:
@@ -43,6 +43,7 @@ def rollout_round(index: int, plan: Plan, simulations: Simulations, folder: Path
         folder: for the shards.
         config: how many episodes, and how.
         tasks: that take turns.
+        orders: for how many each state is labelled.
     """
     rng = np.random.default_rng(index)
     first = index * SEEDS_A_ROUND
@@ -51,7 +52,8 @@ def rollout_round(index: int, plan: Plan, simulations: Simulations, folder: Path
                 for i in range(config.episodes)]
     check_training_seeds([episode.seed for episode in episodes])
     settings = LoopSettings(execute=config.execute, slots=config.slots,
-                            label_every=config.label_every, linger_steps=config.linger_steps)
+                            label_every=config.label_every, linger_steps=config.linger_steps,
+                            orders=orders)
     start = folder / f'round{index:02d}'
     for stale in folder.glob(f'{start.name}_*.npz'):  # of a round that was killed
         stale.unlink()

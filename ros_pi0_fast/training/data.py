@@ -1,9 +1,10 @@
 """Labelled frames on disk, and the arrays that the train loop eats.
 
-A shard is one .npz of frames in robot units: what the policy sees and the chunk that the expert
-would execute. Frames become tokens through `PolicyCodec.encode_example` and nothing else, so that
-training and deployment build their inputs by the same code. Nothing here imports jax: tokens are
-made in worker processes that must not touch the accelerator.
+A shard is one .npz of frames in robot units: what the policy sees, and for each of k orders that
+could be given there the chunk that the expert would execute. Frames become tokens through
+`PolicyCodec.encode_example` and nothing else, so that training and deployment build their inputs
+by the same code. Nothing here imports jax: tokens are made in worker processes that must not touch
+the accelerator.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from ros_pi0_fast.codec.fast import UnencodableChunkError
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.sim.episodes import LabelledState
 from ros_pi0_fast.training.workers import Run
 from ros_pi0_fast.types import Observation
 
@@ -25,7 +27,7 @@ TOKEN_ARRAYS = ('tokens', 'token_mask', 'ar_mask', 'loss_mask')
 IMAGE = 'image/'
 """Prefix of the arrays that are pictures."""
 MAX_LOST = 0.02
-"""Fraction of frames that may be unencodable before that is an error of the tokenizer's fit."""
+"""Fraction of orders that may be unencodable before that is an error of the tokenizer's fit."""
 
 
 class DatasetError(ValueError):
@@ -34,16 +36,16 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """Labelled observations, in robot units, with one leading axis n."""
+    """Labelled observations, in robot units, with one leading axis n; k orders to each."""
 
     images: Mapping[str, np.ndarray]
     """Model image key -> uint8 RGB [n, h, w, 3]."""
     states: np.ndarray
     """float32 [n, state_dim]."""
     chunks: np.ndarray
-    """float32 [n, horizon, action_dim]: absolute actions from the frame's instant on."""
+    """float32 [n, k, horizon, action_dim]: absolute actions from the frame's instant on."""
     instructions: np.ndarray
-    """str [n]."""
+    """str [n, k]: the orders, that of the episode first."""
     seeds: np.ndarray
     """int64 [n]: seed of the episode that the frame is from."""
 
@@ -53,26 +55,30 @@ class Frames:
             ('instructions', self.instructions), ('seeds', self.seeds))}
         if len(set(lengths.values())) != 1:
             raise ValueError(f'frames have arrays of different lengths: {lengths}')
+        if self.instructions.shape != self.chunks.shape[:2]:
+            raise ValueError(f'instructions have shape {self.instructions.shape}, expected '
+                             f'{self.chunks.shape[:2]} as of the chunks')
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def observation(self, index: int) -> Observation:
+    def observation(self, index: int, order: int = 0) -> Observation:
         """Return one frame as the observation that a node would have assembled."""
         return Observation(images={key: array[index] for key, array in self.images.items()},
-                           state=self.states[index], instruction=str(self.instructions[index]))
+                           state=self.states[index],
+                           instruction=str(self.instructions[index, order]))
 
     @classmethod
-    def stack(cls, observations: Sequence[Observation], chunks: Sequence[np.ndarray],
-              seeds: Sequence[int]) -> Frames:
-        """Make frames of observations and their labels."""
-        keys = sorted(observations[0].images)
+    def stack(cls, states: Sequence[LabelledState]) -> Frames:
+        """Make frames of labelled states, all of equally many orders."""
+        seen = [state.observation for state in states]
         return cls(
-            images={key: np.stack([o.images[key] for o in observations]) for key in keys},
-            states=np.stack([o.state for o in observations]).astype(np.float32),
-            chunks=np.stack(chunks).astype(np.float32),
-            instructions=np.asarray([o.instruction for o in observations]),
-            seeds=np.asarray(seeds, np.int64))
+            images={key: np.stack([o.images[key] for o in seen])
+                    for key in sorted(seen[0].images)},
+            states=np.stack([o.state for o in seen]).astype(np.float32),
+            chunks=np.stack([state.chunks for state in states]).astype(np.float32),
+            instructions=np.asarray([state.instructions for state in states]),
+            seeds=np.asarray([state.seed for state in states], np.int64))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Frames]) -> Frames:
@@ -114,30 +120,36 @@ def encode_frames(frames: Frames, codec: PolicyCodec, *,
                   max_lost: float = MAX_LOST) -> dict[str, np.ndarray]:
     """Encode frames for the model.
 
-    Frames whose chunk the FAST tokenizer cannot represent are left out: there is nothing right
-    to be learned from them.
+    Orders whose chunk the FAST tokenizer cannot represent are left out, since there is nothing
+    right to be learned from them: others of the frame come again in their place, and a frame that
+    has none is left out itself.
 
     Returns:
-        `tokens` int32 and `token_mask`, `ar_mask`, `loss_mask` bool [m, max_token_len], and
+        `tokens` int32 and `token_mask`, `ar_mask`, `loss_mask` bool [m, k, max_token_len], and
         `image/<key>` uint8 [m, h, w, 3] at the model's size; m is at most len(frames).
 
     Raises:
-        DatasetError: if more than the fraction `max_lost` of the frames would be left out.
+        DatasetError: if more than the fraction `max_lost` of the orders would be left out.
     """
-    examples, lost = [], []
+    rows, lost = [], []
+    orders = frames.instructions.shape[1]
     for index in range(len(frames)):
-        try:
-            examples.append(codec.encode_example(frames.observation(index), frames.chunks[index]))
-        except UnencodableChunkError as error:
-            lost.append(error)
-    if len(lost) > max_lost * len(frames):
-        raise DatasetError(f'{len(lost)} of {len(frames)} frames cannot be encoded, expected at '
-                           f'most {max_lost:.0%}; the first: {lost[0]}')
-    result = {'tokens': np.stack([example.tokens for example in examples]).astype(np.int32)}
-    for name in TOKEN_ARRAYS[1:]:
-        result[name] = np.stack([getattr(example, name) for example in examples]).astype(bool)
-    for key in sorted(examples[0].images):
-        result[IMAGE + key] = np.stack([example.images[key] for example in examples])
+        examples = []
+        for order in range(orders):
+            try:
+                examples.append(codec.encode_example(frames.observation(index, order),
+                                                     frames.chunks[index, order]))
+            except UnencodableChunkError as error:
+                lost.append(error)
+        if examples:
+            rows.append([examples[i % len(examples)] for i in range(orders)])
+    if len(lost) > max_lost * frames.instructions.size:
+        raise DatasetError(f'{len(lost)} of {frames.instructions.size} orders cannot be encoded, '
+                           f'expected at most {max_lost:.0%}; the first: {lost[0]}')
+    result = {name: np.array([[getattr(example, name) for example in row] for row in rows])
+              .astype(np.int32 if name == 'tokens' else bool) for name in TOKEN_ARRAYS}
+    for key in sorted(frames.images):
+        result[IMAGE + key] = np.stack([row[0].images[key] for row in rows])
     return result
 
 

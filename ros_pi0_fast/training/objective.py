@@ -17,8 +17,8 @@ def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *,
                     unroll: bool = False) -> LossFunction:
     """Return the mean over examples of openpi's compute_loss.
 
-    The loss takes the arrays of `data.encode_frames`. Cameras that the robot lacks are black, as
-    the FAST policies see them.
+    The loss takes the arrays of `data.encode_frames`: a picture is encoded once for all of its
+    orders. Cameras that the robot lacks are black, as the FAST policies see them.
 
     Args:
         model: the network; `model.remat` chooses gradient checkpointing, `model.config.dtype` the
@@ -27,7 +27,8 @@ def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *,
         unroll: compile layers one by one instead of scanning over them.
     """
     def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict]:
-        batch = {name: array for name, array in arrays.items() if not name.startswith(IMAGE)}
+        batch = {name: array.reshape(-1, array.shape[-1]) for name, array in arrays.items()
+                 if not name.startswith(IMAGE)}
         batch['images'] = _pictures(model, arrays, rng, config)
         each = model.loss(model.unroll(params) if unroll else params, batch)
         return jnp.mean(each), {'worst_example': jnp.max(each)}

@@ -18,7 +18,7 @@ from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.evaluation.batch_policy import BatchPolicy
 from ros_pi0_fast.evaluation.closed_loop import Simulations
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
-from ros_pi0_fast.training.assets import fit_assets
+from ros_pi0_fast.training.assets import fit_assets, keep_assets, load_start
 from ros_pi0_fast.training.collect import collect_expert
 from ros_pi0_fast.training.config import PolicyRun
 from ros_pi0_fast.training.dagger import rollout_round
@@ -80,6 +80,11 @@ class PolicyTraining:
         self._progress_file = work / 'progress.json'
         work.mkdir(parents=True, exist_ok=True)
         self.progress = Progress.load(self._progress_file)
+        self._start = None
+        if run.start is not None:
+            self._start = load_start(run.start, RobotProfile.load(profile))
+            run = self.run = dataclasses.replace(run, model=dataclasses.replace(
+                self._start.config, dtype=run.model.dtype))
         model = Pi0Fast(run.model, remat=run.remat)
         self._model = model
         self.loop = TrainLoop(run.loop, next_token_loss(model, run.augment, unroll=run.unroll),
@@ -95,7 +100,9 @@ class PolicyTraining:
             self._stage('expert data', self._collect)
             self.codec = self._stage('assets', self._fit_assets)
             self._stage('encoding', self._add, self._shards())
-            state = self.loop.restore(self._model.init(jax.random.key(self.run.seed)))
+            state = self.loop.restore(
+                self._model.init(jax.random.key(self.run.seed)) if self._start is None
+                else self._start.params)
             state = self._stage('training', self._calibrate, state)
             policy = BatchPolicy(self._model, None, self.codec,
                                  batch=max(1, self._workers) * self.run.dagger.slots)
@@ -163,7 +170,10 @@ class PolicyTraining:
             count += len(parts[-1])
             if count >= FIT_FRAMES:
                 break
-        return fit_assets(self._assets, profile, Frames.concatenate(parts),
+        frames = Frames.concatenate(parts)
+        if self._start is not None:
+            return keep_assets(self._assets, profile, frames, self.run.start)
+        return fit_assets(self._assets, profile, frames,
                           vocab_size=self.run.model.gemma.vocab_size,
                           fast_vocab_size=self.run.fast_vocab_size,
                           fast_scale=self.run.fast_scale, fast_margin=self.run.fast_margin)
@@ -231,7 +241,8 @@ class PolicyTraining:
     def _round(self, index: int, policy: BatchPolicy, simulations: Simulations) -> None:
         began = time.monotonic()
         found = rollout_round(index, policy.plan, simulations, self.work / 'shards',
-                              config=self.run.dagger, tasks=self.run.tasks)
+                              config=self.run.dagger, tasks=self.run.tasks,
+                              orders=self.run.expert.orders)
         self._add(found.shards)
         self.progress.rounds.append({
             'shards': [path.name for path in found.shards], 'states': found.states,

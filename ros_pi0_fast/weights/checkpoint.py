@@ -122,9 +122,14 @@ def save_checkpoint(folder: str | Path, params: Mapping[str, Any], codec: Policy
     """
     folder = Path(folder).resolve()
     save_params(folder, params)
+    save_assets(folder, codec)
+    return folder
+
+
+def save_assets(folder: Path, codec: PolicyCodec) -> None:
+    """Write what a checkpoint holds besides parameters: statistics, tokenizers, contract."""
     assets = folder / 'assets'
     codec.contract.save(folder)
     codec.norm_stats.save(assets / codec.contract.asset_id / 'norm_stats.json')
     codec.fast.save(assets / FAST_TOKENIZER_FOLDER)
     shutil.copyfile(codec.text.source, assets / TEXT_TOKENIZER_FILE)
-    return folder

@@ -7,7 +7,7 @@ from ros_pi0_fast.sim import arm
 from ros_pi0_fast.sim.episodes import EpisodeConfig, generate_dataset, generate_episode
 from ros_pi0_fast.sim.expert import expert_chunk, solves
 from ros_pi0_fast.sim.tabletop import Tabletop
-from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS, TASKS, sample_layout
+from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS, TASKS, asked_otherwise, sample_layout
 
 
 @pytest.fixture(scope='module')
@@ -116,6 +116,30 @@ def test_episodes_are_the_same_from_workers_and_without():
     there = list(generate_dataset(range(4), workers=2, config=config))
     for a, b in zip(here, there, strict=True):
         assert (a.seed, a.task, a.success) == (b.seed, b.task, b.success)
-        np.testing.assert_array_equal(a.labels, b.labels)
-        np.testing.assert_array_equal(a.observations[-1].images['wrist_0_rgb'],
-                                      b.observations[-1].images['wrist_0_rgb'])
+        for here, there in zip(a.states, b.states, strict=True):
+            assert here.instructions == there.instructions
+            np.testing.assert_array_equal(here.chunks, there.chunks)
+        np.testing.assert_array_equal(a.states[-1].observation.images['wrist_0_rgb'],
+                                      b.states[-1].observation.images['wrist_0_rgb'])
+
+
+def test_a_picture_is_labelled_for_several_orders():
+    """Each label is what the expert does when that order is the one that is given."""
+    table = Tabletop()
+    for state in generate_episode(7, 'pick').states[:3]:
+        assert len(set(state.instructions)) == len(state.instructions) == 4
+        assert state.instructions[0] == state.observation.instruction
+        assert len({chunk.tobytes() for chunk in state.chunks}) >= 3
+    layout = table.reset(7, 'pick')
+    for other in asked_otherwise(layout, np.random.default_rng(0), 100):
+        assert (other.task, other.target) != (layout.task, layout.target)
+        chunk = expert_chunk(table, other)
+        table.layout = other
+        np.testing.assert_array_equal(chunk, expert_chunk(table))
+        table.layout = layout
+
+
+def test_of_some_scenes_only_the_first_look_is_kept():
+    config = EpisodeConfig(first_look_only=0.5)
+    lengths = [len(generate_episode(seed, config=config).states) for seed in range(12)]
+    assert 1 in lengths and max(lengths) > 1
