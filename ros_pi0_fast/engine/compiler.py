@@ -1,23 +1,49 @@
-"""Executables compiled ahead of time, counted, and kept by what is static about them."""
+"""Ahead-of-time compilation: once for each stage and sizes, counted, kept on disk if asked to."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 
+CompilerOptions = tuple[tuple[str, bool | int | str], ...]
 
-class Executables:
-    """Compiles a function once for each key. Not for several threads."""
 
-    def __init__(self) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """One executable that was made."""
+
+    key: Hashable
+    seconds: float
+    thread: str
+    """Name of the thread that compiled it."""
+    temporary_bytes: int
+    """Scratch memory that it takes while it runs."""
+
+
+class Compiler:
+    """Compiles a function once for each key. May be used by several threads.
+
+    Args:
+        options: Of XLA for every executable: see jax.stages.Lowered.compile.
+    """
+
+    def __init__(self, options: CompilerOptions = ()) -> None:
+        self.log: list[Compilation] = []
+        """What was compiled so far, in order."""
+        self._options = dict(options)
         self._compiled: dict[Hashable, jax.stages.Compiled] = {}
+        self._lock = threading.Lock()
+        self._key_locks: dict[Hashable, threading.Lock] = {}
 
-    @property
-    def count(self) -> int:
-        """How many were compiled so far."""
-        return len(self._compiled)
+    def find(self, key: Hashable) -> jax.stages.Compiled | None:
+        """Return the executable of a key if there is one."""
+        return self._compiled.get(key)
 
     def get(self, key: Hashable, function: Callable[..., Any], *arguments: Any,
             donate: tuple[int, ...] = ()) -> jax.stages.Compiled:
@@ -29,7 +55,35 @@ class Executables:
             arguments: Arrays, or shapes (jax.ShapeDtypeStruct).
             donate: Which arguments' buffers the result may take over.
         """
-        if key not in self._compiled:
-            self._compiled[key] = jax.jit(
-                function, donate_argnums=donate).lower(*arguments).compile()
+        found = self._compiled.get(key)
+        if found is not None:
+            return found
+        with self._lock:
+            lock = self._key_locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._compiled:
+                self._compiled[key] = self._compile(key, function, arguments, donate)
         return self._compiled[key]
+
+    def _compile(self, key: Hashable, function: Callable[..., Any], arguments: tuple[Any, ...],
+                 donate: tuple[int, ...]) -> jax.stages.Compiled:
+        began = time.perf_counter()
+        lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
+        compiled = lowered.compile(compiler_options=self._options or None)
+        memory = compiled.memory_analysis()
+        self.log.append(Compilation(
+            key=key, seconds=time.perf_counter() - began, thread=threading.current_thread().name,
+            temporary_bytes=getattr(memory, 'temp_size_in_bytes', 0) or 0))
+        return compiled
+
+
+def enable_persistent_cache(folder: Path) -> None:
+    """Keep executables of this process in a folder, so that the next start need not compile.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

@@ -1,156 +1,187 @@
-"""From an observation to an action chunk."""
+"""From an observation to an action chunk, by whichever variant is asked for."""
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
-from ros_pi0_fast.engine.compiler import Executables
-from ros_pi0_fast.engine.stages import Stages
+from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
+from ros_pi0_fast.engine.parameters import ParameterStore, tree_bytes
+from ros_pi0_fast.engine.program import FIXED, MALFORMED, Choice, Clock, EngineError, Program
 from ros_pi0_fast.engine.variant import Variant
-from ros_pi0_fast.model.decode import GrammarTables
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
-from ros_pi0_fast.types import ActionChunk, InferenceStats, Observation
+from ros_pi0_fast.types import ActionChunk, Observation
 from ros_pi0_fast.weights.checkpoint import Checkpoint
 
-MALFORMED = ('constrain', 'reject')
-BUCKET = 32
-"""Prompts are padded to a multiple of this many ids, or to max_token_len."""
-
-
-class EngineError(ValueError):
-    """The engine cannot be built as asked; the message names the parameter."""
-
-
-class _Clock:
-    """Milliseconds between laps, after the device is done."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-
-    def lap(self, result: Any = None) -> float:
-        """Wait for a result of the device and return the time since the last lap."""
-        jax.block_until_ready(result)
-        now = time.perf_counter()
-        elapsed, self._last = now - self._last, now
-        return 1e3 * elapsed
-
-    @property
-    def total(self) -> float:
-        """Time until the last lap."""
-        return 1e3 * (self._last - self._start)
+COMPILE_THREAD = 'compile'
 
 
 class Engine:
     """Runs one policy. One inference at a time: callers with several threads must take turns.
 
+    What is asked for by `request` is compiled in a thread of its own, while what ran before goes
+    on; the swap is between two inferences. Should it fail, what ran before stays.
+
     Args:
-        checkpoint: Weights and sizes. Its parameters may be given up by the caller afterwards.
+        checkpoint: Weights and sizes.
         codec: Of the same checkpoint.
         variant: What is switched on.
         malformed: 'constrain': only ids are chosen from which a whole chunk comes. 'reject': the
-            model decodes freely, as in openpi, and what is no chunk is flagged so.
+            model decodes freely, as in openpi, and what is no chunk is flagged so. FIXED: for
+            measuring only, and never a chunk.
         max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or 256 freely.
+        memory_limit_mb: Most that the weights of all variants in use may take, MiB; 0: no limit.
+        compiler_options: Of XLA, for every executable.
 
     Raises:
-        EngineError: a parameter cannot be honoured.
+        EngineError, MemoryLimitError: a parameter cannot be honoured.
     """
 
     def __init__(self, checkpoint: Checkpoint, codec: PolicyCodec, *,
                  variant: Variant | None = None, malformed: str = 'constrain',
-                 max_decode_tokens: int | None = None):
-        self.variant = variant or Variant()
+                 max_decode_tokens: int | None = None, memory_limit_mb: float = 0,
+                 compiler_options: CompilerOptions = ()):
         self._codec = codec
         self._model = Pi0Fast(checkpoint.config)
-        params = jax.tree.map(jnp.asarray, checkpoint.params)
-        self._params = self._model.unroll(params) if self.variant.unrolled_layers else params
-        self._executables = Executables()
+        self._compiler = Compiler(compiler_options)
+        self._store = ParameterStore(self._model, checkpoint.params, limit_mb=memory_limit_mb)
         self._max_decode_tokens = max_decode_tokens
-        self._device_constants()
-        self.malformed = malformed
+        self._lock = threading.Lock()
+        self._programs: dict[Choice, Program] = {}
+        self._wanted = _check(Choice(variant=variant or Variant(), malformed=malformed))
+        self._active = self._make(self._wanted)
+        self._programs[self._wanted] = self._active
+        self._thread: threading.Thread | None = None
+        self._seen_shapes: set[tuple] = set()
+        self.failure = ''
+        """Why what was asked for last cannot run; empty when it can."""
 
-    def _device_constants(self) -> None:
-        """Put on the device, once, what every inference needs."""
-        codec, grammar = self._codec, self._codec.grammar
-        self._candidates = jnp.asarray(codec.fast_to_model(np.arange(codec.fast.vocab_size)))
-        self._tables = GrammarTables(
-            count=jnp.asarray(grammar.count), next_state=jnp.asarray(grammar.next_state),
-            shortest=jnp.asarray(grammar.shortest))
-        self._constant = jnp.asarray(codec.action_prefix_ids)
-        self._heads = {'constrain': self._model.head(self._params, self._candidates),
-                       'reject': self._model.head(self._params)}
-        size = self._model.config.siglip.image_size
-        absent = set(self._model.config.camera_keys) - set(codec.profile.cameras)
-        self._black = jnp.zeros((self._model.config.siglip.num_tokens,
-                                 self._model.config.gemma.width), self._model.dtype)
-        if absent:
-            picture = jnp.zeros((1, *size, 3), jnp.uint8)
-            self._black = jax.jit(self._model.embed_image)(self._params, picture)[0]
+    # --- what runs -----------------------------------------------------------------------
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that the next inference runs, if nothing is swapped in before."""
+        return self._active.choice.variant
+
+    @property
+    def malformed(self) -> str:
+        """What the next inference does about malformed chunks: 'constrain' or 'reject'."""
+        return self._active.choice.malformed
+
+    @property
+    def pending(self) -> Variant | None:
+        """The variant that is being compiled; None when there is none."""
+        with self._lock:
+            waiting = self._wanted not in self._programs
+            return self._wanted.variant if waiting else None
+
+    @property
+    def compiler(self) -> Compiler:
+        """Knows what was compiled, by whom, and for how long."""
+        return self._compiler
 
     @property
     def compilations(self) -> int:
         """Executables compiled so far."""
-        return self._executables.count
+        return len(self._compiler.log)
 
     @property
-    def malformed(self) -> str:
-        """'constrain' or 'reject'; takes effect with the next inference."""
-        return self._malformed
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of all variants that are kept."""
+        return self._store.bytes
 
-    @malformed.setter
-    def malformed(self, value: str) -> None:
-        if value not in MALFORMED:
-            raise EngineError(f'malformed: {value!r}, expected one of {", ".join(MALFORMED)}')
-        self._stages = self._make_stages(constrained=value == 'constrain')
-        self._malformed = value
-
-    def _make_stages(self, *, constrained: bool) -> Stages:
-        codec, config = self._codec, self._model.config
-        needed = codec.grammar.max_ids if constrained else 256
-        max_ids = needed if self._max_decode_tokens is None else min(
-            needed, self._max_decode_tokens)
-        fewest = int(codec.grammar.shortest[0, -1])
-        if max_ids < fewest:
-            raise EngineError(f'max_decode_tokens: {max_ids}, expected at least {fewest}, without '
-                              f'which no chunk of {codec.profile.horizon} x '
-                              f'{codec.profile.action_dim} can be complete')
-        prefix = config.num_image_tokens + codec.profile.max_token_len
-        return Stages(
-            model=self._model, cameras=tuple(sorted(codec.profile.cameras)), max_ids=max_ids,
-            capacity=prefix + len(codec.action_prefix_ids) + max_ids,
-            eos_id=codec.text.eos_id, constrained=constrained)
+    @property
+    def active_bytes(self) -> int:
+        """Bytes of the weights of the variant that runs."""
+        return tree_bytes(self._store.get(self._active.form))
 
     @property
     def buckets(self) -> tuple[int, ...]:
         """Lengths that prompts are padded to."""
-        longest = self._codec.profile.max_token_len
-        if not self.variant.packed_prompt:
-            return (longest,)
-        return (*range(BUCKET, longest, BUCKET), longest)
+        return self._active.buckets
+
+    def request(self, *, variant: Variant | None = None, malformed: str | None = None) -> None:
+        """Ask for another variant, or another answer to malformed chunks. Returns at once.
+
+        Args:
+            variant: None for the one that was asked for last; and so the next.
+            malformed: See Engine.
+
+        Raises:
+            EngineError: there is no such answer.
+        """
+        with self._lock:
+            self._wanted = _check(Choice(variant=variant or self._wanted.variant,
+                                         malformed=malformed or self._wanted.malformed))
+            self.failure = ''
+            if self._wanted in self._programs or self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._compile_wanted, daemon=True,
+                                            name=COMPILE_THREAD)
+            self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing is compiled in the background; tell whether that came in time."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return self._thread is None
+
+    def _compile_wanted(self) -> None:
+        """Compile what is wanted, until that is there. Runs in a thread of its own."""
+        while True:
+            with self._lock:
+                wanted = self._wanted
+                if wanted in self._programs:
+                    self._thread = None
+                    return
+            try:
+                program = self._make(wanted)
+                program.warm_up()
+                for shapes in tuple(self._seen_shapes):
+                    program.compile_resize(shapes)
+            except Exception as error:  # Whatever it is, the robot keeps what runs.
+                self._give_up(wanted, f'{type(error).__name__}: {error}')
+            else:
+                with self._lock:
+                    self._programs[wanted] = program
+
+    def _give_up(self, wanted: Choice, reason: str) -> None:
+        with self._lock:
+            if self._wanted == wanted:
+                self._wanted = self._active.choice
+                self.failure = f'{wanted.variant.name}: {reason}'
+
+    def _make(self, choice: Choice) -> Program:
+        with self._lock:
+            kept = {program.form for program in self._programs.values()}
+            in_use = frozenset({self._active.form}) if self._programs else frozenset()
+        program = Program(choice, self._model, self._codec, self._store, self._compiler,
+                          max_decode_tokens=self._max_decode_tokens, in_use=in_use)
+        self._forget(kept - self._store.forms)
+        return program
+
+    def _forget(self, forms: set) -> None:
+        """Drop the programs whose weights were given up."""
+        with self._lock:
+            for choice, program in list(self._programs.items()):
+                if program.form in forms:
+                    del self._programs[choice]
+
+    # --- inference -----------------------------------------------------------------------
 
     def warm_up(self, progress: Callable[[str], None] = lambda text: None) -> None:
-        """Compile what any inference will need, but for the resizing of pictures of unusual size.
+        """Compile what any inference of this variant will need.
 
         Args:
             progress: Called with a line before each step.
         """
-        size = self._model.config.siglip.image_size
-        pictures = {key: np.zeros((*size, 3), np.uint8) for key in self._codec.profile.cameras}
-        for i, bucket in enumerate(self.buckets, 1):
-            progress(f'compiling for prompts of up to {bucket} tokens '
-                     f'({i} of {len(self.buckets)})')
-            encoded = EncodedObservation(
-                images=pictures, prompt_ids=np.ones(bucket, np.int32),
-                normalized_state=np.zeros(self._codec.profile.state_dim, np.float32))
-            self._generate(encoded, _Clock())
+        self._active.warm_up(progress)
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Answer an observation.
@@ -161,19 +192,38 @@ class Engine:
         Raises:
             ObservationError: the observation does not fit the robot profile.
         """
-        clock = _Clock()
+        clock = Clock()
+        program = self._swap()
         encoded = self._codec.encode(observation)
+        self._notice_shapes(encoded, program)
         preprocess_ms = clock.lap()
-        ids, stats = self._generate(encoded, clock)
-        actions, reason = self._actions(ids, encoded)
+        ids, stats = program.run(encoded, clock)
+        actions, reason = self._actions(ids, encoded, program)
         stats = replace(stats, preprocess_ms=preprocess_ms, postprocess_ms=clock.lap(),
                         total_ms=clock.total)
         return ActionChunk(actions=actions, valid=not reason, reason=reason, token_ids=ids,
                            stamp_ns=observation.stamp_ns, stats=stats)
 
-    def _actions(self, ids: np.ndarray, encoded: EncodedObservation) -> tuple[np.ndarray, str]:
+    def _swap(self) -> Program:
+        """Return the program to run: the one that is wanted as soon as it is there."""
+        with self._lock:
+            self._active = self._programs.get(self._wanted, self._active)
+            return self._active
+
+    def _notice_shapes(self, encoded: EncodedObservation, program: Program) -> None:
+        """Have the resizing of pictures of a new size compiled, for inferences to come."""
+        shapes = tuple(encoded.images[key].shape for key in sorted(encoded.images))
+        if shapes not in self._seen_shapes:
+            self._seen_shapes.add(shapes)
+            threading.Thread(target=program.compile_resize, args=(shapes,), daemon=True,
+                             name=COMPILE_THREAD).start()
+
+    def _actions(self, ids: np.ndarray, encoded: EncodedObservation, program: Program,
+                 ) -> tuple[np.ndarray, str]:
         """Decode ids; return actions in robot units and '', or none and the reason."""
         nothing = np.zeros((0, self._codec.profile.action_dim), np.float32)
+        if program.choice.malformed == FIXED:
+            return nothing, 'fixed: a given number of ids, for measuring only'
         try:
             actions = self._codec.decode(ids, encoded)
         except MalformedChunkError as error:
@@ -182,36 +232,9 @@ class Engine:
             return nothing, 'not finite: the actions have NaN or infinity in them'
         return actions, ''
 
-    def _generate(self, encoded: EncodedObservation, clock: _Clock,
-                  ) -> tuple[np.ndarray, InferenceStats]:
-        """Run the device's stages; return the model ids and what they cost."""
-        stages, compiled = self._stages, self._executables.get
-        images = tuple(encoded.images[key] for key in stages.cameras)
-        shapes = tuple(image.shape for image in images)
-        seen = compiled(('resize', shapes), stages.resize, images)(images)
-        seen = compiled('vision', stages.vision, self._params, seen)(self._params, seen)
-        vision_ms = clock.lap(seen)
 
-        length = len(encoded.prompt_ids)
-        bucket = next(size for size in self.buckets if size >= length)
-        prompt = np.zeros(bucket, np.int32)
-        prompt[:length] = encoded.prompt_ids
-        arguments = (self._params, seen, self._black, prompt, np.int32(length))
-        hidden, cache = compiled(('prefill', stages, bucket), stages.prefill, *arguments)(
-            *arguments)
-        prefill_ms = clock.lap(hidden)
-
-        arguments = (self._params, self._heads[self._malformed], self._candidates, self._tables,
-                     self._constant, hidden, cache)
-        ids, count, steps, _ = compiled(('decode', stages), stages.decode, *arguments,
-                                        donate=(6,))(*arguments)
-        decode_ms = clock.lap(ids)
-        ids, count, steps = jax.device_get((ids, count, steps))
-        ids = ids[:count]
-        constant = self._codec.action_prefix_ids if stages.constrained else ids[:0]
-        return np.concatenate([constant, ids]), InferenceStats(
-            variant=self.variant.name, vision_ms=vision_ms, prefill_ms=prefill_ms,
-            decode_ms=decode_ms, prompt_tokens=length,
-            prefix_tokens=self._model.config.num_image_tokens + length,
-            generated_tokens=len(constant) + int(count),
-            target_passes=int(steps) - 1 + bool(len(constant)))
+def _check(choice: Choice) -> Choice:
+    if choice.malformed not in (*MALFORMED, FIXED):
+        raise EngineError(f'malformed: {choice.malformed!r}, expected one of '
+                          f'{", ".join(MALFORMED)}')
+    return choice

@@ -1,17 +1,21 @@
 """The stages of an inference as pure functions: resize, vision, prefill, decode.
 
-A batch of one throughout. Between the stages arrays stay on the device; the host only waits.
+Each is a frozen value with what is static about it, and so the key under which it is compiled:
+variants that agree about a stage share its executable. A batch of one throughout. Between the
+stages arrays stay on the device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ros_pi0_fast.model import masks
 from ros_pi0_fast.model.cache import KVCache
-from ros_pi0_fast.model.decode import DecodeOptions, GrammarTables, greedy
+from ros_pi0_fast.model.decode import DecodeOptions, Forced, GrammarTables, greedy
 from ros_pi0_fast.model.einsum import Weight
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
@@ -19,75 +23,125 @@ from ros_pi0_fast.model.resize import resize_with_pad
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
-    """The compiled functions' static side; hashable."""
+class Resize:
+    """Brings pictures of any sizes to the model's."""
+
+    size: tuple[int, int]
+
+    def __call__(self, images: tuple[jax.Array, ...]) -> jax.Array:
+        """Resize pictures uint8 [h, w, 3]: [cameras, height, width, 3]."""
+        with jax.named_scope('resize'):
+            return jnp.stack([resize_with_pad(image, *self.size) for image in images])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vision:
+    """Turns pictures into tokens."""
 
     model: Pi0Fast
-    cameras: tuple[str, ...]
-    """Keys of the cameras that the robot has; the others of the model are black."""
+
+    def __call__(self, params: Params, images: jax.Array) -> jax.Array:
+        """Encode pictures uint8 [cameras, h, w, 3]: [cameras, n, d]."""
+        with jax.named_scope('vision'):
+            return self.model.embed_image(params, images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill:
+    """Runs the prefix through the decoder."""
+
+    model: Pi0Fast
+    rows: tuple[int, ...]
+    """For each camera of the model, its row among the encoded pictures; -1: it is black."""
     capacity: int
     """Slots of the key-value cache."""
-    max_ids: int
-    """Most ids to decode."""
-    eos_id: int
-    constrained: bool
-    """Only ids from which a whole chunk can still come are chosen."""
+    packed: bool
+    """Off: as openpi does it, right-aligned and under a dense mask."""
+    stacked_cache: bool
 
-    def resize(self, images: tuple[jax.Array, ...]) -> jax.Array:
-        """Bring pictures uint8 [h, w, 3] of any sizes to the model's: [cameras, h, w, 3]."""
-        with jax.named_scope('resize'):
-            size = self.model.config.siglip.image_size
-            return jnp.stack([resize_with_pad(image, *size) for image in images])
-
-    def vision(self, params: Params, images: jax.Array) -> jax.Array:
-        """Turn pictures uint8 [cameras, h, w, 3] into tokens [cameras, n, d]."""
-        return self.model.embed_image(params, images)
-
-    def prefill(self, params: Params, seen: jax.Array, black: jax.Array, prompt: jax.Array,
-                prompt_length: jax.Array) -> tuple[jax.Array, KVCache]:
-        """Run the packed prefix through the decoder.
+    def __call__(self, params: Params, seen: jax.Array, black: jax.Array, prompt: jax.Array,
+                 prompt_length: jax.Array) -> tuple[jax.Array, KVCache]:
+        """Prefill.
 
         Args:
             params: Parameters.
-            seen: [cameras, n, d]: tokens of the cameras that exist.
-            black: [n, d]: tokens of a black picture, for those that do not.
+            seen: [cameras, n, d]: tokens of the pictures that were encoded.
+            black: [n, d]: tokens of a black picture.
             prompt: int32 [bucket].
             prompt_length: int32 []: ids of it that count.
 
         Returns:
             The output [1, 1, d] at the last token, and the filled cache.
         """
-        model, rows = self.model, dict(zip(self.cameras, seen, strict=True))
-        images = jnp.concatenate([rows.get(key, black) for key in model.config.camera_keys])
+        model = self.model
+        images = jnp.concatenate([black if row < 0 else seen[row] for row in self.rows])
         embeddings = jnp.concatenate([images, model.embed_tokens(params, prompt[None])[0]])[None]
-        cache = model.init_cache(params, 1, self.capacity)
-        return model.prefill(params, embeddings, (images.shape[0] + prompt_length)[None], cache,
-                             last_only=True)
+        cache = model.init_cache(params, 1, self.capacity, stacked=self.stacked_cache)
+        length = images.shape[0] + prompt_length
+        if self.packed:
+            return model.prefill(params, embeddings, length[None], cache, last_only=True)
+        exists = jnp.arange(embeddings.shape[1])[None] < length
+        aligned = masks.right_align(embeddings, exists, jnp.zeros_like(exists, jnp.int32))
+        hidden, cache = model.prefill_aligned(params, *aligned, cache)
+        return hidden[:, -1:], cache
 
-    def decode(self, params: Params, head: Weight, candidates: jax.Array, tables: GrammarTables,
-               constant: jax.Array, hidden: jax.Array, cache: KVCache,
-               ) -> tuple[jax.Array, jax.Array, jax.Array, KVCache]:
-        """Decode ids until the chunk is complete or EOS.
+
+@flax.struct.dataclass
+class Vocabulary:
+    """What decoding knows of the ids."""
+
+    candidates: jax.Array
+    """int32 [n]: model ids of the FAST ids."""
+    head: Weight | None
+    """The output head's rows of the candidates; None where all rows are used."""
+    grammar: GrammarTables
+    before: jax.Array
+    """int32: model ids of 'Action: '."""
+    after: jax.Array
+    """int32: model ids of '|' and EOS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """Chooses ids until the chunk is complete, or EOS, or a limit."""
+
+    model: Pi0Fast
+    max_ids: int
+    """Most ids to choose."""
+    eos_id: int
+    malformed: str
+    """See engine.MALFORMED."""
+    constant_prefix: bool
+    early_stop: bool
+
+    def __call__(self, params: Params, vocabulary: Vocabulary, hidden: jax.Array, cache: KVCache,
+                 ) -> tuple[jax.Array, jax.Array, jax.Array, KVCache]:
+        """Decode.
 
         Args:
             params: Parameters.
-            head: Rows of the output head: of the FAST ids if constrained, else all.
-            candidates: int32 [n]: model ids of these rows.
-            tables: Of the FAST grammar, over the candidates; not looked at if unconstrained.
-            constant: int32 [c]: ids of 'Action: ', which a constrained chunk begins with.
+            vocabulary: What is known of the ids.
             hidden: [1, 1, d]: output at the prefix's last token.
             cache: Of the prefix; its buffers are taken over.
 
         Returns:
-            Ids int32 [max_ids], how many count, the steps done, and the cache (which is returned
-            so that its buffers can be the ones of the argument).
+            Ids int32 [most], how many count, the steps done, and the cache (which is returned so
+            that its buffers can be the ones of the argument).
         """
-        options = DecodeOptions(max_ids=self.max_ids,
-                                eos_id=None if self.constrained else self.eos_id)
-        if not self.constrained:
-            state = greedy(self.model, params, hidden, cache, options=options, head=head)
-        else:
-            hidden, cache = self.model.decode_step(params, constant[None], cache)
-            state = greedy(self.model, params, hidden[:, -1:], cache, options=options, head=head,
-                           candidates=candidates, grammar=tables)
+        free = self.malformed == 'reject'
+        options = DecodeOptions(max_ids=self.max_ids, eos_id=self.eos_id if free else None)
+        arguments = {}
+        if not free:
+            head = vocabulary.head
+            arguments = {'candidates': vocabulary.candidates,
+                         'head': self.model.head(params) if head is None else head}
+        if self.malformed == 'constrain':
+            arguments['grammar'] = vocabulary.grammar
+            before, after = vocabulary.before, vocabulary.after
+            if self.constant_prefix:
+                hidden, cache = self.model.decode_step(params, before[None], cache)
+                hidden, before = hidden[:, -1:], before[:0]
+            arguments['forced'] = Forced(before=before,
+                                         after=after[:0] if self.early_stop else after)
+        state = greedy(self.model, params, hidden, cache, options=options, **arguments)
         return state.tokens[0], state.length[0], state.step, state.cache

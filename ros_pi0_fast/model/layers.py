@@ -24,14 +24,15 @@ def run_layers(body: Body, layers: Layers, x: jax.Array, caches: Any = None, *,
     """Feed x through all layers.
 
     Scanned layers compile once however many there are, but each step copies its layer's weights
-    and cache out of the stack and back; unrolled ones read and write them in place. Only unrolled
-    layers are told by `last=True` which of them is the last.
+    and cache out of the stack and back; unrolled ones read their weights in place, and write their
+    caches in place where these are a tuple. Only unrolled layers are told by `last=True` which of
+    them is the last.
 
     Args:
         body: What one layer does.
         layers: Their weights.
         x: [b, t, d]
-        caches: A tuple with an entry a layer, or stacked like the weights, or None.
+        caches: Stacked, or a tuple with an entry a layer (for unrolled layers only), or None.
         remat: Name of a policy in jax.checkpoint_policies: what the forward pass keeps for the
             backward pass, which computes the rest again. None keeps everything.
 
@@ -39,17 +40,17 @@ def run_layers(body: Body, layers: Layers, x: jax.Array, caches: Any = None, *,
         x and the caches after the last layer.
 
     Raises:
-        ValueError: weights are stacked and caches are not, or the other way round; or there is no
-            such policy.
+        ValueError: weights are stacked and caches are not; or there is no such policy.
     """
-    unrolled = isinstance(layers, tuple)
-    if caches is not None and unrolled != isinstance(caches, tuple):
-        raise ValueError(f'layers: {"a tuple" if unrolled else "stacked"}, expected them to be '
-                         'like the cache, either both a tuple or both stacked')
-    if not unrolled:
+    if not isinstance(layers, tuple):
+        if isinstance(caches, tuple):
+            raise ValueError('layers: stacked, expected a tuple of layers, as the cache is one')
         step = _checkpointed(lambda weights, x, cache: body(weights, x, cache, last=False), remat,
                              prevent_cse=False)
         return jax.lax.scan(lambda x, xs: step(xs[0], x, xs[1]), x, (layers, caches))
+    stacked = caches is not None and not isinstance(caches, tuple)
+    if stacked:
+        caches = tuple(jax.tree.map(lambda x, i=i: x[i], caches) for i in range(len(layers)))
     written = []
     for index, weights in enumerate(layers):
         last = index == len(layers) - 1
@@ -57,6 +58,8 @@ def run_layers(body: Body, layers: Layers, x: jax.Array, caches: Any = None, *,
             lambda weights, x, cache, last=last: body(weights, x, cache, last=last), remat)
         x, cache = step(weights, x, None if caches is None else caches[index])
         written.append(cache)
+    if stacked:
+        return x, jax.tree.map(lambda *entries: jnp.stack(entries), *written)
     return x, None if caches is None else tuple(written)
 
 

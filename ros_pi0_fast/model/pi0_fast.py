@@ -63,13 +63,14 @@ class Pi0Fast:
         """Undo `unroll`."""
         return stack(params)
 
-    def init_cache(self, params: Params, batch: int, capacity: int) -> KVCache:
-        """Return an empty cache: stacked or a tuple, as the layers of params are."""
+    def init_cache(self, params: Params, batch: int, capacity: int, *,
+                   stacked: bool = False) -> KVCache:
+        """Return an empty cache: a tuple where the layers of params are one, unless `stacked`."""
         size = self.config.gemma
         return init_cache(
             depth=size.depth, batch=batch, capacity=capacity, kv_heads=size.num_kv_heads,
             head_dim=size.head_dim, dtype=self.dtype,
-            stacked=not isinstance(params['PaliGemma']['llm']['layers'], tuple))
+            stacked=stacked or not isinstance(params['PaliGemma']['llm']['layers'], tuple))
 
     def embed_image(self, params: Params, images: jax.Array) -> jax.Array:
         """Turn pictures into tokens.

@@ -1,6 +1,7 @@
 """The engine: every chunk that it calls valid is one, whatever the weights say."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import pytest
 from ros_pi0_fast.codec.contract import ContractError
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import ObservationError
-from ros_pi0_fast.engine.engine import Engine, EngineError
+from ros_pi0_fast.engine.engine import COMPILE_THREAD, Engine, EngineError
 from ros_pi0_fast.engine.policy import load_policy
-from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
 from ros_pi0_fast.weights.checkpoint import CheckpointError
 
 
@@ -49,18 +50,18 @@ def test_the_switch_between_both_is_live(policy, observations):
     engine = Engine(*policy, max_decode_tokens=40)
     observation = observations(1)[0]
     before = engine.infer(observation)
-    engine.malformed = 'reject'
+    engine.request(malformed='reject')
+    assert engine.wait(60)
     assert not engine.infer(observation).valid
-    engine.malformed = 'constrain'
+    engine.request(malformed='constrain')
     np.testing.assert_array_equal(engine.infer(observation).actions, before.actions)
 
 
-@pytest.mark.parametrize('variant', [
-    Variant(unrolled_layers=False), Variant(packed_prompt=False),
-    Variant(unrolled_layers=False, packed_prompt=False)], ids=lambda v: v.name)
+@pytest.mark.parametrize('variant', [REFERENCE, *map(alone, LOSSLESS), Variant(
+    early_stop=False, matrix_weights=False)], ids=lambda v: v.name)
 def test_lossless_variants_give_the_same_tokens(policy, engine, observations, variant):
     other = Engine(*policy, variant=variant)
-    for observation in observations(40, seed=2):
+    for observation in observations(30, seed=2):
         ours, theirs = engine.infer(observation), other.infer(observation)
         np.testing.assert_array_equal(ours.token_ids, theirs.token_ids)
         assert theirs.stats.variant == variant.name != ours.stats.variant
@@ -77,12 +78,18 @@ def test_nothing_is_compiled_after_the_warm_up(policy, observations):
     assert engine.compilations == before
 
 
-def test_other_picture_sizes_cost_one_small_executable(policy, observations):
+def test_pictures_of_a_new_size_never_wait_for_the_compiler(policy, observations):
     engine = Engine(*policy)
     engine.warm_up()
     before = engine.compilations
-    for observation in observations(3, seed=4, size=(120, 160)):
-        assert engine.infer(observation).valid
+    seen = observations(3, seed=4, size=(120, 160))
+    chunks = [engine.infer(observation) for observation in seen]  # Resized on the host at first.
+    deadline = time.monotonic() + 60
+    while engine.compilations == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [made.thread for made in engine.compiler.log[before:]] == [COMPILE_THREAD]
+    for chunk, observation in zip(chunks, seen, strict=True):
+        np.testing.assert_array_equal(engine.infer(observation).token_ids, chunk.token_ids)
     assert engine.compilations == before + 1
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ros_pi0_fast.codec.grammar import FastGrammar
 from ros_pi0_fast.model import decode
-from ros_pi0_fast.model.decode import DecodeOptions, GrammarTables, Progress
+from ros_pi0_fast.model.decode import DecodeOptions, Forced, GrammarTables, Progress
 
 # Ids of one and two characters, and the two halves of a character of two bytes.
 ID_BYTES = [b'a', b'b', b'ab', 'é'.encode()[:1], 'é'.encode()[1:], b'abba']
@@ -108,3 +108,27 @@ def test_allowed_ids_are_those_of_the_host(grammar, host_grammar):
         np.testing.assert_array_equal(
             progress.allowed(grammar, jnp.int32(left))[0],
             host_grammar.allowed(int(state), int(remaining), left))
+
+
+def test_forced_ids_come_around_the_chosen_ones(start, grammar):
+    model, params, hidden, cache = start
+    candidates, options = jnp.array([40, 41, 42, 43, 44, 45]), DecodeOptions(max_ids=7, eos_id=None)
+    before, after = jnp.array([3, 4, 5], jnp.int32), jnp.array([6, 1], jnp.int32)
+    arguments = {'options': options, 'candidates': candidates, 'grammar': grammar}
+    state = greedy(*start, **arguments, forced=Forced(before=before, after=after))
+    fed, filled = model.decode_step(params, jnp.broadcast_to(before, (4, 3)), cache)
+    chosen = greedy(model, params, fed[:, -1:], filled, **arguments)
+    for row, length in enumerate(np.asarray(chosen.length)):
+        ids = np.concatenate([before, chosen.tokens[row, :length], after])
+        assert state.length[row] == len(ids)
+        np.testing.assert_array_equal(state.tokens[row, :len(ids)], ids)
+        assert not state.tokens[row, len(ids):].any()
+
+
+def test_the_whole_head_chooses_as_its_rows_do(start, grammar):
+    model, params, *_ = start
+    arguments = {'options': DecodeOptions(max_ids=7, eos_id=None), 'grammar': grammar,
+                 'candidates': jnp.array([40, 41, 42, 43, 44, 45])}
+    np.testing.assert_array_equal(
+        greedy(*start, **arguments).tokens,
+        greedy(*start, **arguments, head=model.head(params)).tokens)

@@ -104,8 +104,19 @@ def test_scanned_layers_are_unrolled_layers(make, embeddings):
     expected, _ = decoded(model, stacked, *_last(packed(model, stacked, embeddings)), IDS)
     actual, _ = decoded(model, split, *_last(packed(model, split, embeddings)), IDS)
     np.testing.assert_allclose(actual, expected, atol=LOGITS)
-    with pytest.raises(ValueError, match='layers: stacked, expected them to be like the cache'):
+    with pytest.raises(ValueError, match='layers: stacked, expected a tuple of layers'):
         model.decode_step(stacked, IDS, model.init_cache(split, 2, 8))
+
+
+def test_a_stacked_cache_serves_unrolled_layers(make):
+    model, params = make()
+    apart, together = (model.init_cache(params, 2, 8, stacked=stacked) for stacked in (False, True))
+    assert together.stacked and not apart.stacked
+    for _ in range(2):
+        expected, apart = model.decode_step(params, IDS, apart)
+        actual, together = model.decode_step(params, IDS, together)
+        np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(together.layers.k, np.stack([x.k for x in apart.layers]))
 
 
 @pytest.mark.parametrize('batch', [1, 2])

@@ -1,0 +1,254 @@
+"""One variant of one policy, ready to run: its stages, its weights, its executables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
+from ros_pi0_fast.codec.resize import resize_with_pad
+from ros_pi0_fast.engine.compiler import Compiler
+from ros_pi0_fast.engine.parameters import Form, ParameterStore
+from ros_pi0_fast.engine.stages import Decode, Prefill, Resize, Vision, Vocabulary
+from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.model.decode import GrammarTables
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
+from ros_pi0_fast.types import InferenceStats
+
+MALFORMED = ('constrain', 'reject')
+FIXED = 'fixed'
+"""Decode a given number of FAST ids, whatever they mean: for measuring with random weights."""
+BUCKET = 32
+"""Prompts are padded to a multiple of this many ids, or to max_token_len."""
+FREE_IDS = 256
+"""Most ids that are decoded freely, as in openpi."""
+
+
+class EngineError(ValueError):
+    """The engine cannot be built or run as asked; the message names the parameter."""
+
+
+class Clock:
+    """Milliseconds between laps, after the device is done."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, result: Any = None) -> float:
+        """Wait for a result of the device and return the time since the last lap."""
+        jax.block_until_ready(result)
+        now = time.perf_counter()
+        elapsed, self._last = now - self._last, now
+        return 1e3 * elapsed
+
+    @property
+    def total(self) -> float:
+        """Time until the last lap."""
+        return 1e3 * (self._last - self._start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What is asked of the engine."""
+
+    variant: Variant
+    malformed: str
+    """'constrain', 'reject', or FIXED."""
+
+
+class Program:
+    """Runs one choice. Stages are compiled by `warm_up`, or when they are first needed.
+
+    Args:
+        choice: What to run.
+        model: The network.
+        codec: Of the same checkpoint.
+        store: Its weights.
+        compiler: Shared with other programs.
+        max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or FREE_IDS.
+        in_use: Forms of weights that must be kept.
+
+    Raises:
+        EngineError: max_decode_tokens is too small for a chunk.
+        MemoryLimitError: there is no room for the weights.
+    """
+
+    def __init__(self, choice: Choice, model: Pi0Fast, codec: PolicyCodec, store: ParameterStore,
+                 compiler: Compiler, *, max_decode_tokens: int | None = None,
+                 in_use: frozenset[Form] = frozenset()):
+        self.choice = choice
+        self.form = Form.of(choice.variant)
+        self._codec, self._model, self._compiler = codec, model, compiler
+        self._resize = Resize(size=model.config.siglip.image_size)
+        self._vision = Vision(model=model)
+        self._decode = self._make_decode(max_decode_tokens)
+        self._prefill = self._make_prefill()
+        self._params = store.get(self.form, in_use)
+        self._vocabulary = self._make_vocabulary()
+        self._black = self._encode_black()
+
+    # --- what is static ------------------------------------------------------------------
+
+    @property
+    def _cameras(self) -> tuple[str, ...]:
+        """Keys of the cameras whose pictures are encoded in every inference."""
+        if self.choice.variant.black_camera_cache:
+            return tuple(sorted(self._codec.profile.cameras))
+        return self._model.config.camera_keys
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Lengths that prompts are padded to."""
+        longest = self._codec.profile.max_token_len
+        if not self.choice.variant.packed_prefix:
+            return (longest,)
+        return (*range(BUCKET, longest, BUCKET), longest)
+
+    def _make_decode(self, limit: int | None) -> Decode:
+        codec, malformed, variant = self._codec, self.choice.malformed, self.choice.variant
+        needed = FREE_IDS if malformed == 'reject' else codec.grammar.max_ids
+        most = needed if limit is None or malformed == FIXED else min(needed, limit)
+        if malformed == FIXED:
+            most = limit or needed
+        fewest = int(codec.grammar.shortest[0, -1])
+        if most < fewest and malformed != FIXED:
+            raise EngineError(f'max_decode_tokens: {most}, expected at least {fewest}, without '
+                              f'which no chunk of {codec.profile.horizon} x '
+                              f'{codec.profile.action_dim} can be complete')
+        return Decode(model=self._model, max_ids=most, eos_id=codec.text.eos_id,
+                      malformed=malformed, constant_prefix=variant.constant_prefix,
+                      early_stop=variant.early_stop)
+
+    def _make_prefill(self) -> Prefill:
+        codec, config, variant = self._codec, self._model.config, self.choice.variant
+        constants = len(codec.action_prefix_ids) + len(codec.end_ids)
+        cameras = self._cameras
+        return Prefill(
+            model=self._model, packed=variant.packed_prefix,
+            stacked_cache=not variant.in_place_cache,
+            rows=tuple(cameras.index(key) if key in cameras else -1
+                       for key in config.camera_keys),
+            capacity=(config.num_image_tokens + codec.profile.max_token_len + constants
+                      + self._decode.max_ids))
+
+    def _make_vocabulary(self) -> Vocabulary:
+        codec, grammar = self._codec, self._codec.grammar
+        candidates = jnp.asarray(codec.fast_to_model(np.arange(codec.fast.vocab_size)), jnp.int32)
+        cut = self.choice.variant.cut_head and self.choice.malformed != 'reject'
+        head = self._model.head(self._params, candidates) if cut else None
+        return Vocabulary(
+            candidates=candidates, head=head,
+            grammar=GrammarTables(count=jnp.asarray(grammar.count),
+                                  next_state=jnp.asarray(grammar.next_state),
+                                  shortest=jnp.asarray(grammar.shortest)),
+            before=jnp.asarray(codec.action_prefix_ids), after=jnp.asarray(codec.end_ids))
+
+    def _encode_black(self) -> jax.Array:
+        """Return the tokens of a black picture, or as many zeros where none is needed."""
+        config = self._model.config
+        if -1 not in self._prefill.rows:
+            return jnp.zeros((config.siglip.num_tokens, config.gemma.width), self._model.dtype)
+        picture = jnp.zeros((1, *config.siglip.image_size, 3), jnp.uint8)
+        return self._call(self._vision, picture)[0]
+
+    # --- running -------------------------------------------------------------------------
+
+    def warm_up(self, progress: Callable[[str], None] = lambda text: None) -> None:
+        """Compile and run all that an inference may need, but for pictures of unusual sizes.
+
+        Args:
+            progress: Called with a line before each step.
+        """
+        size = self._model.config.siglip.image_size
+        pictures = {key: np.zeros((*size, 3), np.uint8) for key in self._codec.profile.cameras}
+        for i, bucket in enumerate(self.buckets, 1):
+            progress(f'compiling {self.choice.variant.name} for prompts of up to {bucket} tokens '
+                     f'({i} of {len(self.buckets)})')
+            self.compile_resize(tuple(pictures[key].shape for key in sorted(pictures)))
+            self.run(EncodedObservation(
+                images=pictures, prompt_ids=np.ones(bucket, np.int32),
+                normalized_state=np.zeros(self._codec.profile.state_dim, np.float32)), Clock())
+
+    def compile_resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Compile the resizing of pictures of these shapes, one a camera of the robot, sorted."""
+        if self.choice.variant.device_resize:
+            images = tuple(jax.ShapeDtypeStruct(shape, jnp.uint8)
+                           for shape in self._with_black(list(shapes)))
+            self._compiler.get((self._resize, tuple(image.shape for image in images)),
+                               self._resize, images)
+
+    def _with_black(self, shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the shape of each picture that is encoded, black ones at the model's size."""
+        present = dict(zip(sorted(self._codec.profile.cameras), shapes, strict=True))
+        return [present.get(key, (*self._resize.size, 3)) for key in self._cameras]
+
+    def _pictures(self, encoded: EncodedObservation) -> np.ndarray | jax.Array:
+        """Return uint8 [cameras, h, w, 3].
+
+        Pictures of a size that nothing was compiled for are resized on the host, to the same
+        pixels, so that no camera can make an inference wait for the compiler.
+        """
+        black = np.zeros((*self._resize.size, 3), np.uint8)
+        images = tuple(encoded.images.get(key, black) for key in self._cameras)
+        if self.choice.variant.device_resize:
+            found = self._compiler.find((self._resize, tuple(image.shape for image in images)))
+            if found is not None:
+                return found(images)
+        return np.stack([resize_with_pad(image, *self._resize.size) for image in images])
+
+    def run(self, encoded: EncodedObservation, clock: Clock) -> tuple[np.ndarray, InferenceStats]:
+        """Run the device's stages; return the model ids and what they cost."""
+        at_once = self.choice.variant.one_round_trip
+        times = {}
+
+        def lap(stage: str, result: Any) -> None:
+            times[stage] = clock.lap(result)
+
+        seen = self._call(self._vision, self._pictures(encoded))
+        if not at_once:
+            lap('vision_ms', seen)
+        length = len(encoded.prompt_ids)
+        prompt = np.zeros(next(size for size in self.buckets if size >= length), np.int32)
+        prompt[:length] = encoded.prompt_ids
+        hidden, cache = self._call(self._prefill, seen, self._black, prompt, np.int32(length))
+        if not at_once:
+            lap('prefill_ms', hidden)
+        result = self._call(self._decode, self._vocabulary, hidden, cache, donate=(3,))[:3]
+        if at_once:  # Waited for in turn, so that each stage's time is known nevertheless.
+            lap('vision_ms', seen)
+            lap('prefill_ms', hidden)
+        lap('decode_ms', result)
+        return self._finish(*jax.device_get(result), length, times)
+
+    def _call(self, stage: Callable[..., Any], *arguments: Any,
+              donate: tuple[int, ...] = ()) -> Any:
+        sizes = tuple(argument.shape for argument in arguments if hasattr(argument, 'shape'))
+        compiled = self._compiler.get((stage, self.form, self._vocabulary_kind(stage), sizes),
+                                      stage, self._params, *arguments, donate=donate)
+        return compiled(self._params, *arguments)
+
+    def _vocabulary_kind(self, stage: Callable[..., Any]) -> bool:
+        return stage is self._decode and self._vocabulary.head is not None
+
+    def _finish(self, ids: np.ndarray, count: np.ndarray, steps: np.ndarray, length: int,
+                times: dict[str, float]) -> tuple[np.ndarray, InferenceStats]:
+        """Cut the ids to those of the chunk; say what was done."""
+        codec, ids = self._codec, ids[:count]
+        fed = 0
+        if self.choice.malformed == 'constrain':
+            if self.choice.variant.constant_prefix:
+                fed = len(codec.action_prefix_ids)
+                ids = np.concatenate([codec.action_prefix_ids, ids])
+            if not self.choice.variant.early_stop:
+                ids = ids[:-len(codec.end_ids)]
+        stats = InferenceStats(
+            variant=self.choice.variant.name, prompt_tokens=length,
+            prefix_tokens=self._model.config.num_image_tokens + length,
+            generated_tokens=fed + int(count), target_passes=int(steps) - 1 + bool(fed))
+        return ids, replace(stats, **times)

@@ -1,0 +1,186 @@
+"""Compare variants of the engine: time by stage, tokens, memory, compilation.
+
+    python -m ros_pi0_fast.evaluation.benchmark --preset mid
+
+Runs are interleaved, so that what else the machine does falls on all variants alike, and medians
+are compared. A variant is 'reference', 'default', the name of one gain (which is the reference
+with that gain alone), or 'field=value,…' (which is the default with those changes). Preset `tiny`
+is the policy of this package on observations of its simulation; others have random weights, which
+make no chunks: they decode as many FAST ids as they are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ros_pi0_fast.codec.policy_codec import PolicyCodec
+from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.engine.engine import Engine
+from ros_pi0_fast.engine.parameters import MIB
+from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.program import FIXED
+from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
+from ros_pi0_fast.evaluation.random_policy import random_observations, random_policy
+from ros_pi0_fast.evaluation.settings import override
+from ros_pi0_fast.share import share_folder
+from ros_pi0_fast.types import ActionChunk, Observation
+from ros_pi0_fast.weights.checkpoint import Checkpoint
+
+STAGES = ('vision_ms', 'prefill_ms', 'decode_ms', 'total_ms')
+RECORDED_SEED = 900_000_000
+"""Scenes of the recorded observations: no evaluation's, and none that was trained on."""
+COMPILE_LIMIT_S = 3600.0
+
+
+@dataclass(kw_only=True)
+class Row:
+    """What was measured of one variant."""
+
+    name: str
+    variant: Variant
+    compile_s: float = 0.0
+    peak_mb: float = 0.0
+    times: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
+    identical: int = 0
+    """Observations whose tokens are those of the first variant."""
+    passes: list[int] = field(default_factory=list)
+
+    def add(self, chunk: ActionChunk) -> None:
+        """Note the times of an inference."""
+        for stage, values in self.times.items():
+            values.append(getattr(chunk.stats, stage))
+        self.passes.append(chunk.stats.target_passes)
+
+    def median(self, stage: str) -> float:
+        """Return the median of a stage, ms."""
+        return float(np.median(self.times[stage]))
+
+
+def parse_variant(text: str) -> Variant:
+    """Return the variant that a command line names.
+
+    Raises:
+        ValueError: there is none of that name; or fields contradict each other.
+    """
+    if text == 'reference':
+        return REFERENCE
+    if text == 'default':
+        return Variant()
+    if text in LOSSLESS:
+        return alone(text)
+    return override(Variant(), text.split(','))
+
+
+def measure(engine: Engine, rows: Sequence[Row], observations: Sequence[Observation], *,
+            runs: int) -> None:
+    """Compile all variants, compare tokens on all observations, then time interleaved runs."""
+    for row in tqdm(rows, desc='compile', unit='variant'):
+        began = time.perf_counter()
+        before = engine.compilations
+        engine.request(variant=row.variant)
+        if not engine.wait(COMPILE_LIMIT_S) or engine.failure:
+            raise SystemExit(f'{row.name}: {engine.failure or "still compiling"}')
+        engine.infer(observations[0])
+        row.compile_s = time.perf_counter() - began
+        scratch = max((made.temporary_bytes for made in engine.compiler.log[before:]), default=0)
+        row.peak_mb = (engine.active_bytes + scratch) / MIB
+    _compare(engine, rows, observations)
+    for run in tqdm(range(runs), desc='run', unit='run'):
+        for row in rows:
+            engine.request(variant=row.variant)
+            row.add(engine.infer(observations[run % len(observations)]))
+
+
+def _compare(engine: Engine, rows: Sequence[Row], observations: Sequence[Observation]) -> None:
+    expected: list[np.ndarray] = []
+    for row in tqdm(rows, desc='tokens', unit='variant'):
+        engine.request(variant=row.variant)
+        found = [engine.infer(observation).token_ids for observation in observations]
+        expected = expected or found
+        row.identical = sum(map(np.array_equal, found, expected))
+
+
+def report(preset: str, rows: Sequence[Row], observations: int) -> str:
+    """Return the table, and one line of JSON after it."""
+    base = rows[0]
+    lines = [f'{"variant":<28}{"total":>9}{"p95":>9}{"vision":>9}{"prefill":>9}{"decode":>9}'
+             f'{"pass":>8}{"ratio":>8}{"tokens":>10}{"MiB":>8}{"compile":>9}']
+    data = {}
+    for row in rows:
+        vision, prefill, decode, total = (row.median(stage) for stage in STAGES)
+        p95 = float(np.percentile(row.times['total_ms'], 95))
+        ratio = base.median('total_ms') / total
+        each = decode / max(float(np.median(row.passes)), 1)
+        lines.append(
+            f'{row.name:<28}{total:9.1f}{p95:9.1f}{vision:9.1f}{prefill:9.1f}{decode:9.1f}'
+            f'{each:8.2f}{ratio:7.2f}x{row.identical:>6}/{observations}{row.peak_mb:8.0f}'
+            f'{row.compile_s:8.1f}s')
+        data[row.name] = {
+            'total_ms': total, 'p95_ms': p95, 'vision_ms': vision, 'prefill_ms': prefill,
+            'decode_ms': decode, 'pass_ms': each, 'ratio': ratio,
+            'decode_ratio': base.median('decode_ms') / decode,
+            'tokens_identical': row.identical == observations,
+            'peak_mb': row.peak_mb, 'compile_s': row.compile_s}
+    lines.append('milliseconds, medians; pass: one pass of the decoder; ratio: total of '
+                 f'{base.name} over total; tokens: observations with the tokens of {base.name}')
+    return '\n'.join([*lines, json.dumps({'preset': preset, 'variants': data})])
+
+
+def recorded_observations(count: int) -> list[Observation]:
+    """Return what the simulated robot saw while the disturbed expert drove it."""
+    from ros_pi0_fast.sim.episodes import generate_episode
+
+    seen: list[Observation] = []
+    seed = RECORDED_SEED
+    while len(seen) < count:
+        seen += [state.observation for state in generate_episode(seed).states]
+        seed += 1
+    return seen[:count]
+
+
+def _load(options: argparse.Namespace) -> tuple[Checkpoint, PolicyCodec, list[Observation], dict]:
+    """Return the policy, observations for it, and how the engine decodes."""
+    if options.preset == 'tiny':
+        profile = RobotProfile.load(share_folder() / 'config' / 'robots' / 'tabletop.yaml')
+        folder = options.checkpoint or share_folder() / 'checkpoints' / 'tabletop'
+        return *load_policy(folder, profile), recorded_observations(options.observations), {}
+    checkpoint, codec = random_policy(options.preset)
+    seen = random_observations(codec, options.observations, prompt_tokens=options.prompt_tokens)
+    return checkpoint, codec, seen, {'malformed': FIXED, 'max_decode_tokens': options.tokens}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--preset', default='tiny', choices=('tiny', 'tabletop', 'mid', 'full'))
+    parser.add_argument('--checkpoint', type=Path, help='instead of the one of this package')
+    parser.add_argument('--variants', nargs='+', metavar='VARIANT',
+                        default=['reference', 'default', *LOSSLESS],
+                        help='the first one is what the others are compared with')
+    parser.add_argument('--runs', type=int, default=11, help='timed inferences a variant')
+    parser.add_argument('--observations', type=int, default=20, help='to compare tokens on')
+    parser.add_argument('--prompt-tokens', type=int, default=120,
+                        help='of each prompt, where weights are random')
+    parser.add_argument('--tokens', type=int, default=48, help='decoded, where weights are random')
+    options = parser.parse_args(arguments)
+    try:
+        rows = [Row(name=name, variant=parse_variant(name)) for name in options.variants]
+        checkpoint, codec, seen, how = _load(options)
+    except ValueError as error:
+        parser.error(str(error))
+    engine = Engine(checkpoint, codec, variant=rows[0].variant, **how)
+    measure(engine, rows, seen, runs=options.runs)
+    print(report(options.preset, rows, len(seen)))
+
+
+if __name__ == '__main__':
+    main()
