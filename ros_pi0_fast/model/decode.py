@@ -219,7 +219,7 @@ class _Chooser:
         token = jnp.where(early, _at(before, state.step), token)
         late = state.progress.complete & ~early
         token = jnp.where(late, _at(after, state.ended), token)
-        return token, progress, state.ended + (late & ~state.finished)
+        return token, progress, state.ended + (late & ~state.finished).astype(jnp.int32)
 
 
 def _at(ids: jax.Array, index: jax.Array) -> jax.Array:

@@ -93,7 +93,7 @@ def _refine() -> PolicyRun:
     return PolicyRun(
         name='refine', model=dataclasses.replace(get_config('tabletop'), dtype='float32'),
         start=Start(checkpoint=Path('checkpoints/tabletop')),
-        loop=LoopConfig(steps=2000, batch_size=16, learning_rate=4e-4, warmup_steps=50,
+        loop=LoopConfig(steps=3000, batch_size=16, learning_rate=1e-4, warmup_steps=100,
                         ema_decay=0.99, steps_per_dispatch=5, checkpoint_every=50),
         expert=EpisodeConfig(first_look_only=0.9), expert_episodes=16_000, capacity=60_000,
         dagger=DaggerConfig(rounds=2, episodes=300, first=0.01, last=0.5))

@@ -111,8 +111,8 @@ def test_allowed_ids_are_those_of_the_host(grammar, host_grammar):
 
 
 def test_forced_ids_come_around_the_chosen_ones(start, grammar):
-    model, params, hidden, cache = start
-    candidates, options = jnp.array([40, 41, 42, 43, 44, 45]), DecodeOptions(max_ids=7, eos_id=None)
+    model, params, _, cache = start
+    candidates, options = jnp.arange(40, 46), DecodeOptions(max_ids=7, eos_id=None)
     before, after = jnp.array([3, 4, 5], jnp.int32), jnp.array([6, 1], jnp.int32)
     arguments = {'options': options, 'candidates': candidates, 'grammar': grammar}
     state = greedy(*start, **arguments, forced=Forced(before=before, after=after))
@@ -128,7 +128,7 @@ def test_forced_ids_come_around_the_chosen_ones(start, grammar):
 def test_the_whole_head_chooses_as_its_rows_do(start, grammar):
     model, params, *_ = start
     arguments = {'options': DecodeOptions(max_ids=7, eos_id=None), 'grammar': grammar,
-                 'candidates': jnp.array([40, 41, 42, 43, 44, 45])}
+                 'candidates': jnp.arange(40, 46)}
     np.testing.assert_array_equal(
         greedy(*start, **arguments).tokens,
         greedy(*start, **arguments, head=model.head(params)).tokens)

@@ -110,7 +110,8 @@ def test_scanned_layers_are_unrolled_layers(make, embeddings):
 
 def test_a_stacked_cache_serves_unrolled_layers(make):
     model, params = make()
-    apart, together = (model.init_cache(params, 2, 8, stacked=stacked) for stacked in (False, True))
+    apart = model.init_cache(params, 2, 8)
+    together = model.init_cache(params, 2, 8, stacked=True)
     assert together.stacked and not apart.stacked
     for _ in range(2):
         expected, apart = model.decode_step(params, IDS, apart)
