@@ -22,7 +22,7 @@ MAY_IMPORT = {
                  'share'}}
 NODES = {'node/policy_node.py', 'node/serving.py', 'node/parameters.py', 'node/messages.py',
          'sim/robot_node.py'}
-ROS = {'rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'builtin_interfaces'}
+ROS = {'rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'builtin_interfaces'}
 
 
 def imports(path: Path) -> set[str]:

@@ -41,6 +41,10 @@ class Compiler:
         self._lock = threading.Lock()
         self._key_locks: dict[Hashable, threading.Lock] = {}
 
+    def executables(self) -> list[tuple[Hashable, jax.stages.Compiled]]:
+        """Return keys and executables."""
+        return list(self._compiled.items())
+
     def find(self, key: Hashable) -> jax.stages.Compiled | None:
         """Return the executable of a key if there is one."""
         return self._compiled.get(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,14 +13,16 @@ import numpy as np
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
-from ros_pi0_fast.engine.parameters import ParameterStore, tree_bytes
+from ros_pi0_fast.engine.parameters import Form, ParameterStore, tree_bytes
 from ros_pi0_fast.engine.program import FIXED, MALFORMED, Choice, Clock, EngineError, Program
 from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import ActionChunk, Observation
 from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 COMPILE_THREAD = 'compile'
+COMPILE_NICENESS = 15
 
 
 class Engine:
@@ -47,9 +51,9 @@ class Engine:
                  max_decode_tokens: int | None = None, memory_limit_mb: float = 0,
                  compiler_options: CompilerOptions = ()):
         self._codec = codec
-        self._model = Pi0Fast(checkpoint.config)
+        self.model = Pi0Fast(checkpoint.config)
         self._compiler = Compiler(compiler_options)
-        self._store = ParameterStore(self._model, checkpoint.params, limit_mb=memory_limit_mb)
+        self._store = ParameterStore(self.model, checkpoint.params, limit_mb=memory_limit_mb)
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
         self._programs: dict[Choice, Program] = {}
@@ -96,9 +100,15 @@ class Engine:
         return self._store.bytes
 
     @property
-    def active_bytes(self) -> int:
-        """Bytes of the weights of the variant that runs."""
-        return tree_bytes(self._store.get(self._active.form))
+    def params(self) -> Params:
+        """The weights of the variant that runs."""
+        return self._active.params
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of the output head that the variant that runs reads for each token."""
+        head = self._active.vocabulary.head
+        return tree_bytes(self.model.head(self.params) if head is None else head)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -125,6 +135,14 @@ class Engine:
                                             name=COMPILE_THREAD)
             self._thread.start()
 
+    def check(self, variant: Variant) -> None:
+        """Check that a variant could run beside what runs now.
+
+        Raises:
+            MemoryLimitError: there would be no room for its weights.
+        """
+        self._store.check(Form.of(variant), frozenset({self._active.form}))
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing is compiled in the background; tell whether that came in time."""
         thread = self._thread
@@ -134,6 +152,7 @@ class Engine:
 
     def _compile_wanted(self) -> None:
         """Compile what is wanted, until that is there. Runs in a thread of its own."""
+        _yield_to_inference()
         while True:
             with self._lock:
                 wanted = self._wanted
@@ -161,7 +180,7 @@ class Engine:
         with self._lock:
             kept = {program.form for program in self._programs.values()}
             in_use = frozenset({self._active.form}) if self._programs else frozenset()
-        program = Program(choice, self._model, self._codec, self._store, self._compiler,
+        program = Program(choice, self.model, self._codec, self._store, self._compiler,
                           max_decode_tokens=self._max_decode_tokens, in_use=in_use)
         self._forget(kept - self._store.forms)
         return program
@@ -195,9 +214,9 @@ class Engine:
         clock = Clock()
         program = self._swap()
         encoded = self._codec.encode(observation)
-        self._notice_shapes(encoded, program)
         preprocess_ms = clock.lap()
         ids, stats = program.run(encoded, clock)
+        self._notice_shapes(encoded, program)
         actions, reason = self._actions(ids, encoded, program)
         stats = replace(stats, preprocess_ms=preprocess_ms, postprocess_ms=clock.lap(),
                         total_ms=clock.total)
@@ -215,8 +234,12 @@ class Engine:
         shapes = tuple(encoded.images[key].shape for key in sorted(encoded.images))
         if shapes not in self._seen_shapes:
             self._seen_shapes.add(shapes)
-            threading.Thread(target=program.compile_resize, args=(shapes,), daemon=True,
-                             name=COMPILE_THREAD).start()
+
+            def compile_resize() -> None:
+                _yield_to_inference()
+                program.compile_resize(shapes)
+
+            threading.Thread(target=compile_resize, daemon=True, name=COMPILE_THREAD).start()
 
     def _actions(self, ids: np.ndarray, encoded: EncodedObservation, program: Program,
                  ) -> tuple[np.ndarray, str]:
@@ -231,6 +254,13 @@ class Engine:
         if not np.isfinite(actions).all():
             return nothing, 'not finite: the actions have NaN or infinity in them'
         return actions, ''
+
+
+def _yield_to_inference() -> None:
+    """Let this thread and those that it starts compute when nothing else does (Linux only)."""
+    if hasattr(os, 'setpriority'):
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), COMPILE_NICENESS)
 
 
 def _check(choice: Choice) -> Choice:

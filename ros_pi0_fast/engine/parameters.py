@@ -59,6 +59,7 @@ class ParameterStore:
         self._model = model
         self._source = params
         self._forms: dict[Form, Params] = {}
+        self._sizes: dict[Form, int] = {}
         self._lock = threading.Lock()
 
     @property
@@ -83,25 +84,43 @@ class ParameterStore:
         Raises:
             MemoryLimitError: there is no room for it beside those in use.
         """
+        self.check(form, in_use)
         with self._lock:
             if form not in self._forms:
                 self._make_room(form, in_use)
                 self._forms[form] = self._convert(form, self._source)
             return self._forms[form]
 
-    def _make_room(self, form: Form, in_use: frozenset[Form]) -> None:
+    def check(self, form: Form, in_use: frozenset[Form]) -> None:
+        """Check that there is room for a form beside those in use.
+
+        Raises:
+            MemoryLimitError: there is not.
+        """
         if not self.limit_mb:
             return
-        needed = tree_bytes(jax.eval_shape(lambda p: self._convert(form, p), self._source))
-        limit = self.limit_mb * MIB
-        while needed + sum(map(tree_bytes, self._forms.values())) > limit:
-            idle = next((kept for kept in self._forms if kept not in in_use), None)
-            if idle is None:
-                kept = sum(map(tree_bytes, self._forms.values()))
-                raise MemoryLimitError(
-                    f'memory_limit_mb: {self.limit_mb:g}, expected at least '
-                    f'{(needed + kept) / MIB:.0f}: {needed / MIB:.0f} for the weights of this '
-                    f'variant beside the {kept / MIB:.0f} in use')
+        with self._lock:
+            used = sum(tree_bytes(self._forms[kept]) for kept in in_use - {form}
+                       if kept in self._forms)
+        needed = self._bytes_of(form)
+        if needed + used > self.limit_mb * MIB:
+            raise MemoryLimitError(
+                f'memory_limit_mb: {self.limit_mb:g}, expected at least '
+                f'{(needed + used) / MIB:.1f}: {needed / MIB:.1f} for the weights of this variant '
+                f'beside the {used / MIB:.1f} in use')
+
+    def _bytes_of(self, form: Form) -> int:
+        if form not in self._sizes:
+            self._sizes[form] = tree_bytes(jax.eval_shape(
+                lambda params: self._convert(form, params), self._source))
+        return self._sizes[form]
+
+    def _make_room(self, form: Form, in_use: frozenset[Form]) -> None:
+        """Give forms up that are not in use, the oldest first, until there is room."""
+        for idle in [kept for kept in self._forms if kept not in in_use]:
+            kept = sum(map(tree_bytes, self._forms.values()))
+            if not self.limit_mb or self._bytes_of(form) + kept <= self.limit_mb * MIB:
+                return
             del self._forms[idle]
 
     def _convert(self, form: Form, params: Mapping[str, Any]) -> Params:

@@ -89,8 +89,8 @@ class Program:
         self._vision = Vision(model=model)
         self._decode = self._make_decode(max_decode_tokens)
         self._prefill = self._make_prefill()
-        self._params = store.get(self.form, in_use)
-        self._vocabulary = self._make_vocabulary()
+        self.params = store.get(self.form, in_use)
+        self.vocabulary = self._make_vocabulary()
         self._black = self._encode_black()
 
     # --- what is static ------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Program:
         codec, grammar = self._codec, self._codec.grammar
         candidates = jnp.asarray(codec.fast_to_model(np.arange(codec.fast.vocab_size)), jnp.int32)
         cut = self.choice.variant.cut_head and self.choice.malformed != 'reject'
-        head = self._model.head(self._params, candidates) if cut else None
+        head = self._model.head(self.params, candidates) if cut else None
         return Vocabulary(
             candidates=candidates, head=head,
             grammar=GrammarTables(count=jnp.asarray(grammar.count),
@@ -219,7 +219,7 @@ class Program:
         hidden, cache = self._call(self._prefill, seen, self._black, prompt, np.int32(length))
         if not at_once:
             lap('prefill_ms', hidden)
-        result = self._call(self._decode, self._vocabulary, hidden, cache, donate=(3,))[:3]
+        result = self._call(self._decode, self.vocabulary, hidden, cache, donate=(3,))[:3]
         if at_once:  # Waited for in turn, so that each stage's time is known nevertheless.
             lap('vision_ms', seen)
             lap('prefill_ms', hidden)
@@ -230,11 +230,11 @@ class Program:
               donate: tuple[int, ...] = ()) -> Any:
         sizes = tuple(argument.shape for argument in arguments if hasattr(argument, 'shape'))
         compiled = self._compiler.get((stage, self.form, self._vocabulary_kind(stage), sizes),
-                                      stage, self._params, *arguments, donate=donate)
-        return compiled(self._params, *arguments)
+                                      stage, self.params, *arguments, donate=donate)
+        return compiled(self.params, *arguments)
 
     def _vocabulary_kind(self, stage: Callable[..., Any]) -> bool:
-        return stage is self._decode and self._vocabulary.head is not None
+        return stage is self._decode and self.vocabulary.head is not None
 
     def _finish(self, ids: np.ndarray, count: np.ndarray, steps: np.ndarray, length: int,
                 times: dict[str, float]) -> tuple[np.ndarray, InferenceStats]:

@@ -2,65 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 
 class VariantError(ValueError):
     """A variant that cannot run; the message names the field, its value and what it needs."""
 
 
+def _lossless(text: str) -> bool:
+    """Declare a switch that does not change the tokens."""
+    return field(default=True, metadata={'help': text, 'lossless': True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """The optimizations of one inference. The default has all lossless ones on.
+
+    `metadata['help']` of each field says what it does.
 
     Raises:
         VariantError: a field needs another one to be on.
     """
 
-    unrolled_layers: bool = True
-    """Lossless: each layer has weights of its own. Off: layers stacked and scanned, as in
-    openpi, which copies each layer's weights out of the stack."""
-    in_place_cache: bool = True
-    """Lossless: each layer's cache is a buffer of its own that is written in place. Off: a stack
-    that is rebuilt in every step."""
-    matrix_weights: bool = True
-    """Lossless: weights are stored as the matrices that they are multiplied as. Off: as openpi
-    stores them, so that the compiler rearranges them in every step."""
-    packed_prefix: bool = True
-    """Lossless: prompts are padded to the smallest declared bucket and attention goes by lengths.
-    Off: prompts padded to max_token_len, right-aligned, under a dense mask."""
-    black_camera_cache: bool = True
-    """Lossless: the tokens of cameras that the robot lacks, which are black, are computed once.
-    Off: in every inference."""
-    cut_head: bool = True
-    """Lossless: logits of the ids that can occur only. Off: of the whole vocabulary."""
-    constant_prefix: bool = True
-    """Lossless: 'Action: ' goes through the decoder in one pass. Off: one by one."""
-    early_stop: bool = True
-    """Lossless: decoding ends with the last coefficient. Off: with EOS."""
-    device_resize: bool = True
-    """Lossless: pictures are resized on the device. Off: by Pillow on the host."""
-    one_round_trip: bool = True
-    """Lossless: all stages are handed to the device at once. Off: the host waits after each."""
+    unrolled_layers: bool = _lossless(
+        'each layer has weights of its own; off: stacked and scanned, as in openpi, which copies '
+        "each layer's weights out of the stack")
+    in_place_cache: bool = _lossless(
+        "each layer's cache is a buffer of its own, written in place; off: a stack that is "
+        'rebuilt in every step')
+    matrix_weights: bool = _lossless(
+        'weights are stored as the matrices that they are multiplied as; off: as openpi stores '
+        'them, so that the compiler rearranges them in every step')
+    packed_prefix: bool = _lossless(
+        'prompts are padded to the smallest declared bucket and attention goes by lengths; off: '
+        'padded to max_token_len, right-aligned, under a dense mask')
+    black_camera_cache: bool = _lossless(
+        'the tokens of cameras that the robot lacks, which are black, are computed once; off: in '
+        'every inference')
+    cut_head: bool = _lossless(
+        'logits of the ids that can occur only; off: of the whole vocabulary')
+    constant_prefix: bool = _lossless(
+        "'Action: ' goes through the decoder in one pass; off: one by one")
+    early_stop: bool = _lossless(
+        'decoding ends with the last coefficient; off: with EOS')
+    device_resize: bool = _lossless(
+        'pictures are resized on the device; off: by Pillow on the host')
+    one_round_trip: bool = _lossless(
+        'all stages are handed to the device at once; off: the host waits after each')
 
     def __post_init__(self) -> None:
-        for field, needed in NEEDS.items():
-            if getattr(self, field) and not getattr(self, needed):
-                raise VariantError(f'{field}: true, expected {needed} to be true with it')
+        for name, needed in NEEDS.items():
+            if getattr(self, name) and not getattr(self, needed):
+                raise VariantError(f'{name}: true, expected {needed} to be true with it')
 
     @property
     def name(self) -> str:
         """'default', 'reference', or what differs from the default: 'early_stop=false'."""
         if self == REFERENCE:
             return 'reference'
-        changed = [f'{field.name}={str(getattr(self, field.name)).lower()}'
-                   for field in fields(self) if getattr(self, field.name) != field.default]
+        changed = [f'{each.name}={str(getattr(self, each.name)).lower()}'
+                   for each in fields(self) if getattr(self, each.name) != each.default]
         return ','.join(changed) or 'default'
 
 
 NEEDS = {'in_place_cache': 'unrolled_layers', 'matrix_weights': 'unrolled_layers'}
 """Fields that mean something only with another one on."""
-LOSSLESS = tuple(field.name for field in fields(Variant))
+LOSSLESS = tuple(each.name for each in fields(Variant) if each.metadata['lossless'])
 """Fields that do not change the tokens."""
 REFERENCE = Variant(**dict.fromkeys(LOSSLESS, False))
 """The textbook path, as openpi takes it: what speeds are compared with."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.engine import Engine
-from ros_pi0_fast.engine.parameters import MIB
+from ros_pi0_fast.engine.parameters import MIB, tree_bytes
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.program import FIXED
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
@@ -34,6 +34,7 @@ from ros_pi0_fast.share import share_folder
 from ros_pi0_fast.types import ActionChunk, Observation
 from ros_pi0_fast.weights.checkpoint import Checkpoint
 
+PRESETS = ('tiny', 'tabletop', 'mid', 'full')
 STAGES = ('vision_ms', 'prefill_ms', 'decode_ms', 'total_ms')
 RECORDED_SEED = 900_000_000
 """Scenes of the recorded observations: no evaluation's, and none that was trained on."""
@@ -91,7 +92,7 @@ def measure(engine: Engine, rows: Sequence[Row], observations: Sequence[Observat
         engine.infer(observations[0])
         row.compile_s = time.perf_counter() - began
         scratch = max((made.temporary_bytes for made in engine.compiler.log[before:]), default=0)
-        row.peak_mb = (engine.active_bytes + scratch) / MIB
+        row.peak_mb = (tree_bytes(engine.params) + scratch) / MIB
     _compare(engine, rows, observations)
     for run in tqdm(range(runs), desc='run', unit='run'):
         for row in rows:
@@ -146,22 +147,35 @@ def recorded_observations(count: int) -> list[Observation]:
     return seen[:count]
 
 
-def _load(options: argparse.Namespace) -> tuple[Checkpoint, PolicyCodec, list[Observation], dict]:
-    """Return the policy, observations for it, and how the engine decodes."""
-    if options.preset == 'tiny':
+def load_policy_and_observations(
+        preset: str, *, count: int, checkpoint: Path | None, prompt_tokens: int, tokens: int,
+) -> tuple[Checkpoint, PolicyCodec, list[Observation], dict]:
+    """Return a policy, observations for it, and how the engine decodes.
+
+    Args:
+        preset: 'tiny' is the policy of this package; others have random weights.
+        count: Observations.
+        checkpoint: Folder of another policy for the tabletop.
+        prompt_tokens: Of each prompt, where weights are random.
+        tokens: To decode there.
+
+    Raises:
+        ValueError: one of these does not fit the preset.
+    """
+    if preset == 'tiny':
         profile = RobotProfile.load(share_folder() / 'config' / 'robots' / 'tabletop.yaml')
-        folder = options.checkpoint or share_folder() / 'checkpoints' / 'tabletop'
-        return *load_policy(folder, profile), recorded_observations(options.observations), {}
-    checkpoint, codec = random_policy(options.preset)
-    seen = random_observations(codec, options.observations, prompt_tokens=options.prompt_tokens)
-    return checkpoint, codec, seen, {'malformed': FIXED, 'max_decode_tokens': options.tokens}
+        folder = checkpoint or share_folder() / 'checkpoints' / 'tabletop'
+        return *load_policy(folder, profile), recorded_observations(count), {}
+    loaded, codec = random_policy(preset)
+    seen = random_observations(codec, count, prompt_tokens=prompt_tokens)
+    return loaded, codec, seen, {'malformed': FIXED, 'max_decode_tokens': tokens}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--preset', default='tiny', choices=('tiny', 'tabletop', 'mid', 'full'))
+    parser.add_argument('--preset', default='tiny', choices=PRESETS)
     parser.add_argument('--checkpoint', type=Path, help='instead of the one of this package')
     parser.add_argument('--variants', nargs='+', metavar='VARIANT',
                         default=['reference', 'default', *LOSSLESS],
@@ -174,7 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         rows = [Row(name=name, variant=parse_variant(name)) for name in options.variants]
-        checkpoint, codec, seen, how = _load(options)
+        checkpoint, codec, seen, how = load_policy_and_observations(
+            options.preset, count=options.observations, checkpoint=options.checkpoint,
+            prompt_tokens=options.prompt_tokens, tokens=options.tokens)
     except ValueError as error:
         parser.error(str(error))
     engine = Engine(checkpoint, codec, variant=rows[0].variant, **how)

@@ -46,8 +46,10 @@ def random_policy(preset: str, seed: int = 0) -> tuple[Checkpoint, PolicyCodec]:
     profile = RobotProfile.load(share_folder() / 'config' / 'robots' / f'{robot}.yaml')
     profile = dataclasses.replace(profile, max_token_len=config.max_token_len,
                                   image_size=config.siglip.image_size)
-    config = dataclasses.replace(config, action_dim=profile.action_dim,
-                                 action_horizon=profile.horizon)
+    offset = profile.first_token_offset
+    config = dataclasses.replace(
+        config, action_dim=profile.action_dim, action_horizon=profile.horizon,
+        first_token_offset=config.first_token_offset if offset is None else offset)
     fast_ids = FAST_IDS.get(config.gemma.vocab_size, MOST_FAST_IDS)
     contract = PolicyContract.from_profile(
         profile, text_vocab_size=min(config.gemma.vocab_size, TEXT_IDS + fast_ids),

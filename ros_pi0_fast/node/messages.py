@@ -48,18 +48,21 @@ def chunk_message(chunk: ActionChunk, profile: RobotProfile, *, sequence: int,
     return message
 
 
-def stats_message(*, now: Time, state: str, reason: str, variant: str, counts: Counts,
-                  refusals: Mapping[str, int], compilations: int) -> InferenceStatsMessage:
+def stats_message(*, now: Time, state: str, reason: str, variant: str, pending_variant: str,
+                  counts: Counts, refusals: Mapping[str, int], compilations: int,
+                  weight_bytes: int) -> InferenceStatsMessage:
     """Build the message about one inference or one refusal."""
     last = counts.last
     message = InferenceStatsMessage(
-        variant=variant, state=state, reason=reason, observations=counts.observations,
+        variant=variant, pending_variant=pending_variant, state=state, reason=reason,
+        observations=counts.observations,
         chunks_published=counts.chunks_published, chunks_valid=counts.chunks_valid,
         malformed=counts.malformed, refused=sum(refusals.values()),
         refusal_reasons=list(refusals), refusal_counts=list(refusals.values()),
-        compilations=compilations, observation_age_ms=counts.age_ms,
-        prompt_tokens=last.prompt_tokens, prefix_tokens=last.prefix_tokens,
-        generated_tokens=last.generated_tokens, target_passes=last.target_passes,
+        compilations=compilations, weights_mb=weight_bytes / 2**20,
+        observation_age_ms=counts.age_ms, prompt_tokens=last.prompt_tokens,
+        prefix_tokens=last.prefix_tokens, generated_tokens=last.generated_tokens,
+        target_passes=last.target_passes,
         **{name: getattr(last, name) for name in STAGES})
     message.header.stamp = now.to_msg()
     return message

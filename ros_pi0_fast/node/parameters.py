@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from ros_pi0_fast.engine.engine import MALFORMED
+from ros_pi0_fast.engine.program import MALFORMED
+from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.share import share_folder
+
+ENGINE = 'engine.'
+"""Prefix of the parameters that are fields of Variant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,18 @@ DECLARATIONS = (
                 description='ids decoded at most for a chunk; 0: as many as it may need'),
     Declaration(name='autostart', default=True, read_only=True,
                 description='configure and activate without being asked to'),
+    Declaration(name='memory_limit_mb', default=0.0, at_configure=True, low=0.0, high=1e7,
+                description='MiB that the weights of all variants in use may take; a change that '
+                            'needs more is refused; 0: no limit'),
+    Declaration(name='compilation_cache', default='~/.cache/ros_pi0_fast', read_only=True,
+                description='folder for compiled code, so that the next start is faster; empty: '
+                            'none'),
+    Declaration(name='profile_folder', default='~/.ros/pi0_fast_profile',
+                description='where ~/profile writes traces to'),
+    Declaration(name='profile_chunks', default=5, low=1, high=1000,
+                description='chunks in a trace'),
+    *(Declaration(name=ENGINE + gain.name, default=gain.default,
+                  description=f'lossless: {gain.metadata["help"]}') for gain in fields(Variant)),
     Declaration(name='malformed', default='constrain', choices=MALFORMED,
                 description='constrain: decode only ids from which a whole chunk comes; reject: '
                             'decode freely and publish what is no chunk as not valid'),
@@ -74,6 +90,16 @@ DECLARATIONS = (
     Declaration(name='max_camera_skew_s', default=0.2, low=0.0, high=60.0,
                 description='pictures whose stamps are further apart are refused'))
 _BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
+
+
+def variant_of(settings: Mapping[str, Any]) -> Variant:
+    """Return the variant that values of the parameters ask for.
+
+    Raises:
+        VariantError: they contradict each other.
+    """
+    return Variant(**{name.removeprefix(ENGINE): value for name, value in settings.items()
+                      if name.startswith(ENGINE)})
 
 
 def declare_parameters(node: Node) -> dict[str, Any]:

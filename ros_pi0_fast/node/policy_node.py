@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
@@ -19,12 +20,21 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from std_srvs.srv import Trigger
 
 from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.engine.compiler import enable_persistent_cache
 from ros_pi0_fast.engine.engine import Engine
+from ros_pi0_fast.engine.parameters import MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.variant import VariantError
 from ros_pi0_fast.msg import ActionChunk, InferenceStats
-from ros_pi0_fast.node.parameters import declare_parameters, find_problem, resolve_path
+from ros_pi0_fast.node.parameters import (
+    declare_parameters,
+    find_problem,
+    resolve_path,
+    variant_of,
+)
 from ros_pi0_fast.node.serving import Serving
 
 DEFAULT_CHECKPOINT = 'checkpoints/tabletop'
@@ -78,6 +88,7 @@ class PolicyNode(LifecycleNode):
         super().__init__('policy_node')
         self.in_transition = threading.Lock()
         self._settings = declare_parameters(self)
+        self._keep_compiled_code()
         self._settings_lock = threading.Lock()
         self._policy: _Policy | None = None
         self._serving: Serving | None = None
@@ -85,12 +96,23 @@ class PolicyNode(LifecycleNode):
         self._chunks = self.create_lifecycle_publisher(
             ActionChunk, 'action_chunk', QoSProfile(depth=1))
         self._stats = self.create_lifecycle_publisher(InferenceStats, '~/stats', 10)
+        self.create_service(Trigger, '~/profile', self._on_profile,
+                            callback_group=MutuallyExclusiveCallbackGroup())
         self.add_on_set_parameters_callback(self._on_parameters)
         if self._settings['autostart']:
             # Steady: simulated time may not have begun.
             self._start_timer = self.create_timer(
                 0.0, self._autostart, callback_group=MutuallyExclusiveCallbackGroup(),
                 clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _keep_compiled_code(self) -> None:
+        folder = resolve_path(self._settings['compilation_cache'])
+        if folder is None:
+            return
+        try:
+            enable_persistent_cache(folder)
+        except OSError as error:  # Then every start compiles.
+            self.get_logger().warning(f'compilation_cache: {error}')
 
     def _autostart(self) -> None:
         self._start_timer.cancel()
@@ -110,8 +132,10 @@ class PolicyNode(LifecycleNode):
         checkpoint, codec = load_policy(
             folder, profile, text_tokenizer=resolve_path(settings['text_tokenizer']),
             fast_tokenizer=resolve_path(settings['fast_tokenizer']))
-        engine = Engine(checkpoint, codec, malformed=settings['malformed'],
-                        max_decode_tokens=settings['max_decode_tokens'] or None)
+        engine = Engine(checkpoint, codec, variant=variant_of(settings),
+                        malformed=settings['malformed'],
+                        max_decode_tokens=settings['max_decode_tokens'] or None,
+                        memory_limit_mb=settings['memory_limit_mb'])
         engine.warm_up(self._tell)
         self._tell(f'configured: {profile.name}, variant {engine.variant.name}, '
                    f'{engine.compilations} executables')
@@ -187,21 +211,51 @@ class PolicyNode(LifecycleNode):
         finally:
             self.in_transition.release()
 
+    def _on_profile(self, request: Trigger.Request, response: Trigger.Response,
+                    ) -> Trigger.Response:
+        """Trace the next chunks."""
+        with self._settings_lock:
+            folder = resolve_path(self._settings['profile_folder'])
+            chunks, serving = self._settings['profile_chunks'], self._serving
+        try:
+            if serving is None:
+                raise RuntimeError('the node is not active')
+            if folder is None:
+                raise RuntimeError("profile_folder: '', expected a folder")
+            written = serving.profiler.request(folder, chunks)
+            response.success = True
+            response.message = f'the next {chunks} chunks are traced to {written}'
+        except (RuntimeError, OSError) as error:
+            response.success, response.message = False, str(error)
+        return response
+
     # --- parameters ----------------------------------------------------------------------
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         with self._settings_lock:
             configured = self._policy is not None or self.in_transition.locked()
-            problem = find_problem(parameters, configured=configured)
-            if problem:
-                return SetParametersResult(successful=False, reason=problem)
             # Kept here, since rclpy stores the values only after this callback.
             changed = {parameter.name: parameter.value for parameter in parameters
                        if parameter.name in self._settings}
+            problem = (find_problem(parameters, configured=configured)
+                       or self._find_conflict(self._settings | changed))
+            if problem:
+                return SetParametersResult(successful=False, reason=problem)
             self._settings.update(changed)
             if self._serving is not None:
                 self._serving.apply(self._settings, set(changed))
         return SetParametersResult(successful=True)
+
+
+    def _find_conflict(self, settings: dict[str, Any]) -> str:
+        """Return why no variant can run with these values of the parameters, or ''."""
+        try:
+            variant = variant_of(settings)
+            if self._policy is not None:
+                self._policy.engine.check(variant)
+        except (VariantError, MemoryLimitError) as error:
+            return str(error)
+        return ''
 
 
 def main() -> None:

@@ -17,9 +17,11 @@ from std_msgs.msg import String
 from ros_pi0_fast.codec.policy_codec import ObservationError
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.engine import Engine
+from ros_pi0_fast.engine.profiling import Profiler
 from ros_pi0_fast.node.conversions import ConversionError, stamp_ns, to_rgb
 from ros_pi0_fast.node.messages import Counts, chunk_message, stats_message
 from ros_pi0_fast.node.observation import Freshness, ObservationAssembler, ObservationRefused
+from ros_pi0_fast.node.parameters import variant_of
 from ros_pi0_fast.node.worker import InferenceWorker
 from ros_pi0_fast.types import ActionChunk, InferenceStats, Observation
 
@@ -48,7 +50,8 @@ class Serving:
         self._counts = Counts()
         self._last_stamp_ns = -1
         self._inputs = ObservationAssembler(profile, _freshness(settings))
-        self._malformed = settings['malformed']
+        self._failure = ''
+        self.profiler = Profiler()
         self._lock = threading.Lock()
         self._open = True
         self._timer, self._timer_group = None, MutuallyExclusiveCallbackGroup()
@@ -76,7 +79,7 @@ class Serving:
     def apply(self, settings: dict[str, Any], changed: set[str]) -> None:
         """Take new values of parameters; `changed` names those that are new."""
         self._inputs.freshness = _freshness(settings)
-        self._malformed = settings['malformed']
+        self._engine.request(variant=variant_of(settings), malformed=settings['malformed'])
         if 'rate_hz' in changed:
             self._set_rate(settings['rate_hz'])
 
@@ -102,7 +105,9 @@ class Serving:
             self._node.destroy_timer(timer)
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
-        return self._worker.stop(timeout_s)
+        ended = self._worker.stop(timeout_s)
+        self.profiler.close()
+        return ended
 
     # --- inputs --------------------------------------------------------------------------
 
@@ -143,9 +148,8 @@ class Serving:
 
     def _infer(self, observation: Observation) -> ActionChunk:
         self._inputs.check_fresh(observation, self._now_ns())
-        if self._engine.malformed != self._malformed:
-            self._engine.malformed = self._malformed
-        chunk = self._engine.infer(observation)
+        with self.profiler.inference():
+            chunk = self._engine.infer(observation)
         self._inputs.check_wanted(observation)
         return chunk
 
@@ -154,6 +158,14 @@ class Serving:
         self._counts.malformed += chunk.reason.startswith('malformed')
         self._publish_chunk(observation, chunk)
         self._publish_stats('inference', chunk.reason)
+        self._report_failure()
+
+    def _report_failure(self) -> None:
+        """Tell, once, of a variant that was asked for and could not be compiled."""
+        failure, self._failure = self._failure, self._engine.failure
+        if self._failure and self._failure != failure:
+            self._node.get_logger().error(f'cannot run {self._failure}')
+            self._publish_stats('failed', self._failure)
 
     def _on_failure(self, observation: Observation, error: Exception) -> None:
         if isinstance(error, ObservationRefused):
@@ -194,10 +206,13 @@ class Serving:
             if not self._open:
                 return
             self._counts.observations = self._worker.handed_in
+            pending = self._engine.pending
             self._stats.publish(stats_message(
                 now=self._node.get_clock().now(), state=state, reason=reason,
                 counts=self._counts, variant=self._engine.variant.name,
-                refusals=dict(self._inputs.refusals), compilations=self._engine.compilations))
+                pending_variant='' if pending is None else pending.name,
+                refusals=dict(self._inputs.refusals), compilations=self._engine.compilations,
+                weight_bytes=self._engine.weight_bytes))
 
 
 def _freshness(settings: dict[str, Any]) -> Freshness:

@@ -1,6 +1,7 @@
 """The engine: every chunk that it calls valid is one, whatever the weights say."""
 
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -10,7 +11,9 @@ from ros_pi0_fast.codec.contract import ContractError
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import ObservationError
 from ros_pi0_fast.engine.engine import COMPILE_THREAD, Engine, EngineError
+from ros_pi0_fast.engine.parameters import MIB, MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.stages import Decode, Prefill
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
 from ros_pi0_fast.weights.checkpoint import CheckpointError
 
@@ -140,3 +143,63 @@ def test_a_folder_without_weights_is_refused(folder, profile, tmp_path):
     (tmp_path / 'policy.json').symlink_to(folder / 'policy.json')
     with pytest.raises(CheckpointError, match='params'):
         load_policy(tmp_path, profile)
+
+
+def test_variants_are_compiled_in_the_background_and_swapped_between_chunks(policy, observations):
+    engine, observation = Engine(*policy), observations(1)[0]
+    engine.warm_up()
+    before = engine.compilations
+    expected = engine.infer(observation).token_ids
+    engine.request(variant=REFERENCE)
+    assert engine.pending == REFERENCE
+    ran = []
+    while engine.pending:
+        chunk = engine.infer(observation)
+        np.testing.assert_array_equal(chunk.token_ids, expected)
+        ran.append(chunk.stats.variant)
+    assert engine.infer(observation).stats.variant == 'reference'
+    assert ran.count('default') > 3 and ran == sorted(ran)  # 'default' first, then 'reference'
+    engine.request(variant=Variant())
+    assert engine.infer(observation).stats.variant == 'default'  # It is still there.
+    made = engine.compiler.log[before:]
+    assert made and {compilation.thread for compilation in made} == {COMPILE_THREAD}
+    assert not engine.failure
+
+
+def test_weights_beyond_the_limit_are_refused_and_what_runs_stays(policy, observations):
+    size = Engine(*policy).weight_bytes / MIB
+    engine, observation = Engine(*policy, memory_limit_mb=1.5 * size), observations(1)[0]
+    with pytest.raises(MemoryLimitError, match=r'memory_limit_mb: .*, expected at least'):
+        engine.check(REFERENCE)
+    engine.check(Variant(early_stop=False))  # Of the same weights.
+    engine.request(variant=REFERENCE)
+    assert engine.wait(60)
+    assert engine.failure.startswith('reference: MemoryLimitError: memory_limit_mb')
+    assert engine.infer(observation).stats.variant == 'default' and engine.pending is None
+
+
+def test_weights_that_nothing_uses_make_room(policy, observations):
+    size = Engine(*policy).weight_bytes / MIB
+    engine, observation = Engine(*policy, memory_limit_mb=2.5 * size), observations(1)[0]
+    for variant in (REFERENCE, alone('unrolled_layers'), Variant(), REFERENCE):
+        engine.request(variant=variant)
+        assert engine.wait(60) and not engine.failure
+        assert engine.infer(observation).stats.variant == variant.name
+        assert engine.weight_bytes <= 2.5 * size * MIB
+
+
+def test_the_cache_is_written_in_place(policy):
+    """The decoding loop takes over the prefill's buffers and copies none of them."""
+    engine = Engine(*policy)
+    engine.warm_up()
+    compiled = next(made for key, made in engine.compiler.executables()
+                    if isinstance(key[0], Decode))
+    config = engine.model.config.gemma
+    capacity = next(key[0].capacity for key, _ in engine.compiler.executables()
+                    if isinstance(key[0], Prefill))
+    buffers = 2 * config.depth * capacity * config.num_kv_heads * config.head_dim * 4
+    assert compiled.memory_analysis().alias_size_in_bytes >= buffers
+    shape = f'f32[1,{capacity},{config.num_kv_heads},{config.head_dim}]'
+    copies = [line for line in compiled.as_text().splitlines()
+              if re.search(rf'= {re.escape(shape)}\S* copy\(', line)]
+    assert not copies

@@ -6,7 +6,7 @@ import time
 import cv2
 import numpy as np
 import rclpy
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
@@ -32,6 +32,8 @@ class Robot(Node):
         self._joints = self.create_publisher(JointState, 'joint_states', 10)
         self._instruction = self.create_publisher(String, 'instruction', 10)
         self._set = self.create_client(SetParameters, 'policy_node/set_parameters')
+        self._set_together = self.create_client(SetParametersAtomically,
+                                                'policy_node/set_parameters_atomically')
         self.chunks, self.stats = [], []
         self.create_subscription(ActionChunk, 'action_chunk', self.chunks.append, 10)
         self.create_subscription(InferenceStats, 'policy_node/stats', self.stats.append, 50)
@@ -82,6 +84,15 @@ class Robot(Node):
         result, = done.result().results
         assert result.successful == (not result.reason)
         return result.reason
+
+    def set_together(self, values, timeout=15.0):
+        """Set parameters at once, all or none; return '' or the reason why not."""
+        assert self._set_together.wait_for_service(timeout_sec=timeout)
+        done = self._set_together.call_async(SetParametersAtomically.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg()
+                        for name, value in values.items()]))
+        rclpy.spin_until_future_complete(self, done, timeout_sec=timeout)
+        return done.result().result.reason
 
     @property
     def reasons(self):

@@ -12,7 +12,7 @@ import pytest
 # ROS packages whose Python modules are not named as they are.
 PROVIDED_BY = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml',
                'PIL': 'python3-pil'}
-ROS_MODULES = {'rclpy', 'cv_bridge', 'rcl_interfaces', 'sensor_msgs', 'std_msgs',
+ROS_MODULES = {'rclpy', 'cv_bridge', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs',
                'builtin_interfaces', *PROVIDED_BY}
 
 

@@ -80,7 +80,7 @@ def test_a_failed_inference_is_told_without_actions_and_the_node_goes_on(node, r
     robot.forget()
     robot.until(lambda: robot.of_state('failed'), height=1, width=4000, step=12_000,
                 data=bytes(12_000))
-    assert robot.of_state('failed')[-1].reason.startswith('inference failed: ValueError: images: ')
+    assert robot.of_state('failed')[-1].reason.startswith('inference failed: ValueError: image: ')
     robot.until(lambda: any(not chunk.valid for chunk in robot.chunks), height=1, width=4000,
                 step=12_000, data=bytes(12_000))
     told = next(chunk for chunk in robot.chunks if not chunk.valid)

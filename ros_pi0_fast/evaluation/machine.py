@@ -1,0 +1,78 @@
+"""How fast this machine moves bytes and multiplies: what a stage's time is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+COPY_BYTES = 256 * 2**20
+MATRIX = (512, 4096)
+"""A decoder's matrix; enough of them are read in turn to fill no cache."""
+MATMUL_SIZE = 2048
+REPEATS = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Rates, medians of several runs."""
+
+    device: str
+    copy: float
+    """Bytes a second that an update of an array in place reads and writes."""
+    matrix_vector: float
+    """Bytes of weights a second that products of one row and a matrix read."""
+    matmul: float
+    """Floating-point operations a second of a large product."""
+
+    def floor_ms(self, weight_bytes: float, operations: float) -> float:
+        """Return the least time for reading weights and for operations, whichever is longer."""
+        return 1e3 * max(weight_bytes / self.matrix_vector, operations / self.matmul)
+
+
+def _seconds(function: Callable[..., jax.Array], *arguments: object) -> float:
+    """Return the median time of a call, the device done."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def _copy_seconds(values: jax.Array) -> float:
+    """Return the median time of reading and writing an array in place."""
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    values = step(values)
+    times = []
+    for _ in range(REPEATS):
+        jax.block_until_ready(values)
+        began = time.perf_counter()
+        values = jax.block_until_ready(step(values))
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def measure_machine(dtype: str = 'float32') -> Machine:
+    """Measure the device that JAX uses; takes a few seconds.
+
+    Args:
+        dtype: Of the matrices.
+    """
+    values = jnp.zeros(COPY_BYTES // 4, jnp.float32)
+    copy = 2 * values.nbytes / _copy_seconds(values)
+    rows, columns = MATRIX
+    count = max(1, COPY_BYTES // (rows * columns * jnp.dtype(dtype).itemsize))
+    weights = [jnp.full(MATRIX, 0.01, dtype) for _ in range(count)]
+    vector = jnp.ones((1, rows), dtype)
+    matrix_vector = sum(w.nbytes for w in weights) / _seconds(
+        jax.jit(lambda x, ws: [x @ w for w in ws]), vector, weights)
+    square = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), dtype)
+    matmul = 2 * MATMUL_SIZE**3 / _seconds(jax.jit(lambda a: a @ a), square)
+    return Machine(device=jax.devices()[0].device_kind, copy=copy, matrix_vector=matrix_vector,
+                   matmul=matmul)
