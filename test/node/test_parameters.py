@@ -67,5 +67,5 @@ def test_empty_paths_mean_what_is_shipped(tmp_path):
 def test_the_readme_lists_all_of_them(repository):
     table = (repository / 'README.md').read_text('utf-8').partition('| parameter | default |')[2]
     rows = re.match(r'(.*\n)(?:\|.*\n)*', table).group().splitlines()
-    listed = {name for row in rows for name in re.findall(r'`(\w+)`', row.split('|')[1])}
+    listed = {name for row in rows for name in re.findall(r'`([\w.]+)`', row.split('|')[1])}
     assert listed == set(BY_NAME)
