@@ -17,6 +17,7 @@ from ros_pi0_fast.engine.compiler import Compiler
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.stages import Decode, Prefill, Resize, Vision, Vocabulary
 from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.decode import GrammarTables
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import InferenceStats
@@ -84,6 +85,7 @@ class Program:
                  in_use: frozenset[Form] = frozenset()):
         self.choice = choice
         self.form = Form.of(choice.variant)
+        model = replace(model, attend=folded if choice.variant.folded_attention else reference)
         self._codec, self._model, self._compiler = codec, model, compiler
         self._resize = Resize(size=model.config.siglip.image_size)
         self._vision = Vision(model=model)

@@ -33,6 +33,8 @@ class Variant:
     matrix_weights: bool = _lossless(
         'weights are stored as the matrices that they are multiplied as; off: as openpi stores '
         'them, so that the compiler rearranges them in every step')
+    folded_attention: bool = _lossless(
+        'query heads that share keys are rows of one product; off: scores by head, transposed')
     packed_prefix: bool = _lossless(
         'prompts are padded to the smallest declared bucket and attention goes by lengths; off: '
         'padded to max_token_len, right-aligned, under a dense mask')

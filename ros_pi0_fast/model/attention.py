@@ -78,3 +78,26 @@ def reference(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None,
         scores = jnp.where(mask[:, None, None], scores, HIDDEN)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum('bkgts,bskh->btkgh', probabilities, v).reshape(b, t, n, h)
+
+
+def folded(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
+           score_dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Attend with the query heads that share a key-value head as rows of one matrix: see Attend.
+
+    The products are those of the reference. Where all heads share one (multi-query attention, as
+    in Gemma 2B), scores come out in the layout in which the softmax and the second product read
+    them; the reference's are transposed in between, which on a CPU costs as much as the products.
+    """
+    b, t, n, h = q.shape
+    if k.shape[2] != 1:
+        return reference(q, k, v, visible, score_dtype=score_dtype)
+    k, v = k[:, :, 0], v[:, :, 0]
+    scores = jnp.einsum('bqh,bsh->bqs', q.reshape(b, t * n, h), k.astype(q.dtype),
+                        preferred_element_type=score_dtype)
+    if visible is not None:
+        mask = visible.mask(k.shape[1])
+        # Queries that all see the same need one row of the mask.
+        mask = mask[:, :1] if visible.uniform else jnp.repeat(mask, n, axis=1)
+        scores = jnp.where(mask, scores, HIDDEN)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum('bqs,bsh->bqh', probabilities, v).reshape(b, t, n, h)
