@@ -230,13 +230,10 @@ class Program:
 
     def _call(self, stage: Callable[..., Any], *arguments: Any,
               donate: tuple[int, ...] = ()) -> Any:
-        sizes = tuple(argument.shape for argument in arguments if hasattr(argument, 'shape'))
-        compiled = self._compiler.get((stage, self.form, self._vocabulary_kind(stage), sizes),
-                                      stage, self.params, *arguments, donate=donate)
+        leaves, structure = jax.tree.flatten(arguments)
+        key = (stage, self.form, structure, tuple(leaf.shape for leaf in leaves))
+        compiled = self._compiler.get(key, stage, self.params, *arguments, donate=donate)
         return compiled(self.params, *arguments)
-
-    def _vocabulary_kind(self, stage: Callable[..., Any]) -> bool:
-        return stage is self._decode and self.vocabulary.head is not None
 
     def _finish(self, ids: np.ndarray, count: np.ndarray, steps: np.ndarray, length: int,
                 times: dict[str, float]) -> tuple[np.ndarray, InferenceStats]:

@@ -6,6 +6,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ros_pi0_fast.model.attention import write_slots
+
 
 @flax.struct.dataclass
 class LayerCache:
@@ -27,22 +29,11 @@ class LayerCache:
             v: Values.
             slot: int32 [b], or one int for all rows. slot + t must not exceed the capacity.
         """
-        return LayerCache(k=_write(self.k, k, slot), v=_write(self.v, v, slot))
+        return LayerCache(k=write_slots(self.k, k, slot), v=write_slots(self.v, v, slot))
 
     def read(self) -> tuple[jax.Array, jax.Array]:
         """Return all keys and values, valid or not."""
         return self.k, self.v
-
-
-def _write(buffer: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
-    new = new.astype(buffer.dtype)
-    # One slice is updated in place; a scatter of rows may not be.
-    if isinstance(slot, int):
-        return jax.lax.dynamic_update_slice(buffer, new, (0, slot, 0, 0))
-    if buffer.shape[0] == 1:
-        return jax.lax.dynamic_update_slice(buffer, new, (0, slot[0], 0, 0))
-    return jax.vmap(lambda row, value, at: jax.lax.dynamic_update_slice(
-        row, value, (at, 0, 0)))(buffer, new, slot)
 
 
 @flax.struct.dataclass

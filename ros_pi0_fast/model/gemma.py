@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ros_pi0_fast.model.attention import Attend, Visible
+from ros_pi0_fast.model.attention import Attend, Fresh, Visible
 from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.config import GemmaConfig
 from ros_pi0_fast.model.einsum import Weight, einsum, rows, weight
@@ -123,12 +123,24 @@ class Attention(nn.Module):
             q = take_token(q, tokens.only)
         q = rotate(q, positions) * self.config.head_dim ** -0.5
         k = rotate(k, tokens.positions).astype(x.dtype)
+        fresh = None if tokens.slot is None else Fresh(k=k, v=v, slot=tokens.slot)
+        before = (k, v) if fresh is None else cache.read()
+        mixed = self.attend(q, *before, visible, score_dtype=jnp.float32, fresh=fresh)
+        mixed = mixed.astype(x.dtype)
         if cache is not None:
-            cache = cache.append(k, v, 0 if tokens.slot is None else tokens.slot)
-        if tokens.slot is not None:
-            k, v = cache.read()
-        mixed = self.attend(q, k, v, visible, score_dtype=jnp.float32).astype(x.dtype)
+            cache = cache.append(k, v, 0 if fresh is None else _after(mixed, tokens.slot))
         return self.attn_vec_einsum('btnh,nhd->btd', mixed), cache
+
+
+def _after(mixed: jax.Array, slot: jax.Array) -> jax.Array:
+    """Return slot [b], made to depend on mixed [b, t, n, h].
+
+    The cache can be written in place only after it was read. XLA does not order the two by
+    itself, and would rather copy the cache; a barrier is gone by the time it decides that. What is
+    added is 0, which nothing but computing it can tell.
+    """
+    first = jnp.abs(mixed[:, 0, 0, 0]).astype(jnp.int32)
+    return slot + jnp.minimum(first, 0)
 
 
 class FeedForward(nn.Module):

@@ -1,6 +1,7 @@
 """The engine: every chunk that it calls valid is one, whatever the weights say."""
 
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from ros_pi0_fast.codec.policy_codec import ObservationError
 from ros_pi0_fast.engine.engine import COMPILE_THREAD, Engine, EngineError
 from ros_pi0_fast.engine.parameters import MIB, MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.stages import Decode, Prefill
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
 from ros_pi0_fast.weights.checkpoint import CheckpointError
 
@@ -184,3 +186,20 @@ def test_weights_that_nothing_uses_make_room(policy, observations):
         assert engine.wait(60) and not engine.failure
         assert engine.infer(observation).stats.variant == variant.name
         assert engine.weight_bytes <= 2.5 * size * MIB
+
+
+def test_the_cache_is_written_in_place(policy):
+    """The decoding loop takes over the prefill's buffers and copies none of them."""
+    engine = Engine(*policy)
+    engine.warm_up()
+    compiled = next(made for key, made in engine.compiler.executables()
+                    if isinstance(key[0], Decode))
+    config = engine.model.config.gemma
+    capacity = next(key[0].capacity for key, _ in engine.compiler.executables()
+                    if isinstance(key[0], Prefill))
+    buffers = 2 * config.depth * capacity * config.num_kv_heads * config.head_dim * 4
+    assert compiled.memory_analysis().alias_size_in_bytes >= buffers
+    shape = f'f32[1,{capacity},{config.num_kv_heads},{config.head_dim}]'
+    copies = [line for line in compiled.as_text().splitlines()
+              if re.search(rf'= {re.escape(shape)}\S* copy\(', line)]
+    assert not copies

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ros_pi0_fast.model.attention import Visible, folded, reference
+from ros_pi0_fast.model.attention import Fresh, Visible, folded, reference, write_slots
 
 ROUNDING = 5e-6
 """Same products in float32, summed in another order."""
@@ -35,6 +35,21 @@ def test_folded_heads_are_the_reference(visible, kv_heads):
     expected = reference(q, k, v, seen)
     np.testing.assert_allclose(folded(q, k, v, seen), expected, atol=ROUNDING)
     assert np.std(expected) > 0.05
+
+
+@pytest.mark.parametrize('t', [1, 3])
+@pytest.mark.parametrize('kv_heads', [1, 2])
+def test_what_is_not_yet_in_the_cache_counts(kv_heads, t):
+    q, k, v = arrays(t, 12, m=kv_heads)
+    _, fresh_k, fresh_v = arrays(t, t, m=kv_heads, seed=1)
+    slot = jnp.array([4, 7])
+    seen = Visible(end=slot[:, None] + jnp.arange(1, t + 1), start=jnp.array([0, 2]),
+                   uniform=t == 1)
+    fresh = Fresh(k=fresh_k, v=fresh_v, slot=slot)
+    written = (write_slots(k, fresh_k, slot), write_slots(v, fresh_v, slot))
+    expected = reference(q, *written, seen)
+    np.testing.assert_array_equal(reference(q, k, v, seen, fresh=fresh), expected)
+    np.testing.assert_allclose(folded(q, k, v, seen, fresh=fresh), expected, atol=ROUNDING)
 
 
 def test_gradients_are_the_reference_s():
