@@ -77,8 +77,12 @@ def begin(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def start(begin):
-    """Return a function that starts a policy node with these parameters."""
+    """Return a function that starts a policy node with these parameters.
+
+    It finds no compiled code of another start, unless it is given a folder for that.
+    """
     def start_node(*arguments, **values):
+        values.setdefault('compilation_cache', "''")
         parameters = [word for name, value in values.items()
                       for word in ('-p', f'{name}:={value}')]
         return begin(sys.executable, '-u', '-m', 'ros_pi0_fast.node.policy_node', '--ros-args',

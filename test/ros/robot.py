@@ -68,7 +68,7 @@ class Robot(Node):
         """Say the same again and again until `done()`; return the stamps of what was said."""
         stamps, end = [], time.monotonic() + timeout
         while not done():
-            assert time.monotonic() < end, f'{len(self.chunks)} chunks, last stats {self.reasons}'
+            assert time.monotonic() < end, f'{len(self.chunks)} chunks, {self.reasons[-3:]}'
             stamps.append(self.say(**saying))
             next_time = time.monotonic() + every
             while time.monotonic() < next_time:
