@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml scripts/install.sh scripts/without-ros-requir
 # With ROS 2 sourced, its own colcon and ros2 are used; else those of the virtual environment.
 ENTER := export PATH="$(BIN):$$PATH" MUJOCO_GL="$${MUJOCO_GL:-osmesa}";
 
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow bench lint clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -26,6 +26,10 @@ test: install ## colcon build, colcon test, colcon test-result
 
 test-slow: install ## the tests that take minutes
 	@$(ENTER) python -m pytest -m slow
+
+bench: install ## variants of the engine against the reference: the shipped policy, then preset mid
+	@$(ENTER) python -m ros_pi0_fast.evaluation.benchmark --preset tiny --observations 200 --runs 101 $(ARGS)
+	@$(ENTER) python -m ros_pi0_fast.evaluation.benchmark --preset mid $(ARGS)
 
 lint: install ## ruff
 	@$(ENTER) ruff check .
