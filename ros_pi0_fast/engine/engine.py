@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ros_pi0_fast.accel.attention_choice import AttentionChooser
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
@@ -53,6 +54,8 @@ class Engine:
         self._codec = codec
         self.model = Pi0Fast(checkpoint.config)
         self._compiler = Compiler(compiler_options)
+        self.attention = AttentionChooser()
+        """Knows which attention was measured to be the fastest for which shape."""
         self._store = ParameterStore(self.model, checkpoint.params, limit_mb=memory_limit_mb)
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
@@ -181,7 +184,7 @@ class Engine:
             kept = {program.form for program in self._programs.values()}
             in_use = frozenset({self._active.form}) if self._programs else frozenset()
         program = Program(choice, self.model, self._codec, self._store, self._compiler,
-                          max_decode_tokens=self._max_decode_tokens, in_use=in_use)
+                          self.attention, max_decode_tokens=self._max_decode_tokens, in_use=in_use)
         self._forget(kept - self._store.forms)
         return program
 

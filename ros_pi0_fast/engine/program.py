@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.codec.resize import resize_with_pad
 from ros_pi0_fast.engine.compiler import Compiler
@@ -71,7 +72,8 @@ class Program:
         model: The network.
         codec: Of the same checkpoint.
         store: Its weights.
-        compiler: Shared with other programs.
+        compiler: Shared with other programs, and so the next.
+        chooser: Knows which attention is the fastest.
         max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or FREE_IDS.
         in_use: Forms of weights that must be kept.
 
@@ -81,8 +83,8 @@ class Program:
     """
 
     def __init__(self, choice: Choice, model: Pi0Fast, codec: PolicyCodec, store: ParameterStore,
-                 compiler: Compiler, *, max_decode_tokens: int | None = None,
-                 in_use: frozenset[Form] = frozenset()):
+                 compiler: Compiler, chooser: AttentionChooser, *,
+                 max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice
         self.form = Form.of(choice.variant)
         model = replace(model, attend=folded if choice.variant.folded_attention else reference)
@@ -91,6 +93,8 @@ class Program:
         self._vision = Vision(model=model)
         self._decode = self._make_decode(max_decode_tokens)
         self._prefill = self._make_prefill()
+        if choice.variant.flash_attention:
+            self._choose_attention(chooser)
         self.params = store.get(self.form, in_use)
         self.vocabulary = self._make_vocabulary()
         self._black = self._encode_black()
@@ -111,6 +115,24 @@ class Program:
         if not self.choice.variant.packed_prefix:
             return (longest,)
         return (*range(BUCKET, longest, BUCKET), longest)
+
+    def _choose_attention(self, chooser: AttentionChooser) -> None:
+        """Give each stage the attention that is fastest for its shapes."""
+        config, dtype = self._model.config, self._model.dtype.name
+        gemma, siglip = config.gemma, config.siglip
+        longest = config.num_image_tokens + self.buckets[-1]
+        decoder = {'batch': 1, 'heads': gemma.num_heads, 'kv_heads': gemma.num_kv_heads,
+                   'head_dim': gemma.head_dim, 'dtype': dtype}
+        vision = AttentionShape(
+            batch=len(self._cameras), tokens=siglip.num_tokens, slots=siglip.num_tokens,
+            heads=siglip.num_heads, kv_heads=siglip.num_heads, head_dim=siglip.head_dim,
+            dtype=dtype, kind='all')
+        prefill = AttentionShape(tokens=longest, slots=longest, kind='prefix', **decoder)
+        decode = AttentionShape(tokens=1, slots=self._prefill.capacity, kind='cache', **decoder)
+        self._vision, self._prefill, self._decode = (
+            replace(stage, model=replace(self._model, attend=chooser.choose(shape)))
+            for stage, shape in ((self._vision, vision), (self._prefill, prefill),
+                                 (self._decode, decode)))
 
     def _make_decode(self, limit: int | None) -> Decode:
         codec, malformed, variant = self._codec, self.choice.malformed, self.choice.variant

@@ -9,16 +9,21 @@ class VariantError(ValueError):
     """A variant that cannot run; the message names the field, its value and what it needs."""
 
 
-def _lossless(text: str) -> bool:
-    """Declare a switch that does not change the tokens."""
-    return field(default=True, metadata={'help': text, 'lossless': True})
+def _lossless(text: str, parameter: str = '') -> bool:
+    """Declare a switch that does not change the tokens.
+
+    Args:
+        text: What it does.
+        parameter: Name of the node's parameter; engine.<name of the field> if empty.
+    """
+    return field(default=True, metadata={'help': text, 'lossless': True, 'parameter': parameter})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """The optimizations of one inference. The default has all lossless ones on.
 
-    `metadata['help']` of each field says what it does.
+    `metadata['help']` of each field says what it does, `parameter_of` how the node calls it.
 
     Raises:
         VariantError: a field needs another one to be on.
@@ -35,6 +40,9 @@ class Variant:
         'them, so that the compiler rearranges them in every step')
     folded_attention: bool = _lossless(
         'query heads that share keys are rows of one product; off: scores by head, transposed')
+    flash_attention: bool = _lossless(
+        'attention block by block, without a matrix of scores, for each shape for which that was '
+        'measured to be faster; off: never', parameter='flash_attention.enabled')
     packed_prefix: bool = _lossless(
         'prompts are padded to the smallest declared bucket and attention goes by lengths; off: '
         'padded to max_token_len, right-aligned, under a dense mask')
@@ -67,12 +75,19 @@ class Variant:
         return ','.join(changed) or 'default'
 
 
-NEEDS = {'in_place_cache': 'unrolled_layers', 'matrix_weights': 'unrolled_layers'}
+NEEDS = {'in_place_cache': 'unrolled_layers', 'matrix_weights': 'unrolled_layers',
+         'flash_attention': 'packed_prefix'}
 """Fields that mean something only with another one on."""
 LOSSLESS = tuple(each.name for each in fields(Variant) if each.metadata['lossless'])
 """Fields that do not change the tokens."""
 REFERENCE = Variant(**dict.fromkeys(LOSSLESS, False))
 """The textbook path, as openpi takes it: what speeds are compared with."""
+
+
+def parameter_of(name: str) -> str:
+    """Return the name of the node's parameter for a field."""
+    metadata = {each.name: each.metadata for each in fields(Variant)}[name]
+    return metadata['parameter'] or f'engine.{name}'
 
 
 def alone(gain: str) -> Variant:

@@ -13,11 +13,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ros_pi0_fast.engine.program import MALFORMED
-from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.engine.variant import Variant, parameter_of
 from ros_pi0_fast.share import share_folder
-
-ENGINE = 'engine.'
-"""Prefix of the parameters that are fields of Variant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,7 @@ DECLARATIONS = (
                 description='where ~/profile writes traces to'),
     Declaration(name='profile_chunks', default=5, low=1, high=1000,
                 description='chunks in a trace'),
-    *(Declaration(name=ENGINE + gain.name, default=gain.default,
+    *(Declaration(name=parameter_of(gain.name), default=gain.default,
                   description=f'lossless: {gain.metadata["help"]}') for gain in fields(Variant)),
     Declaration(name='malformed', default='constrain', choices=MALFORMED,
                 description='constrain: decode only ids from which a whole chunk comes; reject: '
@@ -98,8 +95,7 @@ def variant_of(settings: Mapping[str, Any]) -> Variant:
     Raises:
         VariantError: they contradict each other.
     """
-    return Variant(**{name.removeprefix(ENGINE): value for name, value in settings.items()
-                      if name.startswith(ENGINE)})
+    return Variant(**{each.name: settings[parameter_of(each.name)] for each in fields(Variant)})
 
 
 def declare_parameters(node: Node) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from ros_pi0_fast.accel.flash_attention import flash
 from ros_pi0_fast.codec.contract import ContractError
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import ObservationError
@@ -15,6 +16,7 @@ from ros_pi0_fast.engine.parameters import MIB, MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.stages import Decode, Prefill
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
+from ros_pi0_fast.model.attention import folded
 from ros_pi0_fast.weights.checkpoint import CheckpointError
 
 
@@ -188,10 +190,13 @@ def test_weights_that_nothing_uses_make_room(policy, observations):
         assert engine.weight_bytes <= 2.5 * size * MIB
 
 
-def test_the_cache_is_written_in_place(policy):
+@pytest.mark.parametrize('attend', [folded, flash])
+def test_the_cache_is_written_in_place(policy, attend):
     """The decoding loop takes over the prefill's buffers and copies none of them."""
-    engine = Engine(*policy)
-    engine.warm_up()
+    engine = Engine(*policy, variant=Variant(flash_attention=False))
+    engine.attention.candidates = {'only': attend}
+    engine.request(variant=Variant())
+    assert engine.wait(60)
     compiled = next(made for key, made in engine.compiler.executables()
                     if isinstance(key[0], Decode))
     config = engine.model.config.gemma

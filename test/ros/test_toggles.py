@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from std_srvs.srv import Trigger
 
-from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
+from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone, parameter_of
 
 RATE_HZ = 5.0
 SECONDS = 60.0
@@ -24,7 +24,7 @@ def node(start, random_checkpoint, profile_file):
 
 
 def settings_of(variant):
-    return {f'engine.{name}': value for name, value in asdict(variant).items()}
+    return {parameter_of(name): value for name, value in asdict(variant).items()}
 
 
 def test_toggling_at_random_leaves_no_gap(node, robot):
