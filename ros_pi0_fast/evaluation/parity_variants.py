@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.evaluation import parity_model as reference
+from ros_pi0_fast.evaluation.parity_engine import engine_rows
 from ros_pi0_fast.evaluation.parity_model import Inputs, Prefix, model_for, tokens_row
 from ros_pi0_fast.evaluation.parity_report import (
     FolderError,
@@ -156,7 +157,7 @@ def _variant_rows(name: str, model: Pi0Fast, params: Params, inputs: Inputs, out
     if inputs.all_cameras:
         yield from _decoding_rows(name, model, params, prefix, out)
         if inputs.bidirectional:
-            yield from _packed_rows(name, model, params, embeddings, prefix, out)
+            yield from engine_rows(name, model, params, inputs, out, _token_rows)
     else:
         yield Row.skip(f'{name}: decoding', 'differs on purpose: openpi attends to the slots of '
                        'the masked camera, and drops real ones')
@@ -216,19 +217,6 @@ def _token_rows(name: str, model: Pi0Fast, params: Params, hidden: jax.Array, ca
                                      options=DecodeOptions(max_ids=steps, eos_id=eos_id))
             yield tokens_row(f'{name}: {title}', state.tokens, out[f'out/{key}'], logits,
                              eos_id=eos_id)
-
-
-def _packed_rows(name: str, model: Pi0Fast, params: Params, embeddings: jax.Array,
-                 prefix: Prefix, out: Arrays) -> Iterator[Row]:
-    """Compare the path that the engine takes: packed prefix, unrolled layers, no dense mask."""
-    split = model.unroll(params)
-    lengths = jnp.sum(prefix.mask, axis=1, dtype=jnp.int32)
-    steps = out['out/step_logits'].shape[1]
-    cache = model.init_cache(split, len(lengths), embeddings.shape[1] + steps)
-    hidden, cache = reference.prefill_packed(model, split, embeddings, lengths, cache)
-    yield within(f'{name}: packed prefill logits', reference.project(model, split, hidden[:, -1]),
-                 out['out/prefill_last_logits'], reference.LOGITS)
-    yield from _token_rows(f'{name}: packed', model, split, hidden, cache, out)
 
 
 def _gradient_rows(name: str, params: Params, expected: Arrays, inputs: Inputs) -> Iterator[Row]:
