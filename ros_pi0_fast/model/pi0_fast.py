@@ -19,7 +19,7 @@ from ros_pi0_fast.model.cache import KVCache, init_cache
 from ros_pi0_fast.model.config import Pi0FastConfig
 from ros_pi0_fast.model.einsum import Weight, einsum, rows
 from ros_pi0_fast.model.gemma import Tokens, take_token
-from ros_pi0_fast.model.layers import Params, run_layers, stack, unroll
+from ros_pi0_fast.model.layers import Layers, Params, run_layers, stack, unroll
 
 Batch = Mapping[str, jax.Array | Mapping[str, jax.Array]]
 
@@ -234,6 +234,20 @@ class Pi0Fast:
         Returns:
             float32 [b]
         """
+        return self.loss_and_middle(params, batch)[0]
+
+    def loss_and_middle(self, params: Params, batch: Batch, layer: int | None = None,
+                        ) -> tuple[jax.Array, jax.Array | None]:
+        """Return what `loss` does, and what the decoder has of the images after some layers.
+
+        Args:
+            params: Parameters; unrolled if `layer` is given.
+            batch: See `loss`.
+            layer: After how many layers; None for no interest.
+
+        Returns:
+            float32 [b]; and [b, cameras · n, d], or None.
+        """
         with jax.named_scope('loss'):
             ids = batch['tokens']
             seen = self.embed_images(params, batch['images'])
@@ -242,12 +256,24 @@ class Pi0Fast:
             tokens = Tokens(
                 positions=jnp.arange(embeddings.shape[1], dtype=jnp.int32)[None],
                 visible=self._training_visible(batch))
-            hidden, _ = self._run(params, embeddings, tokens, None)
+            hidden, middle = self._run_in_parts(params, embeddings, tokens, layer)
             logits = self.logits(params, hidden[:, 1 - ids.shape[1]:])
             log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
             picked = jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1)[..., 0]
             wanted = batch['loss_mask'][:, 1:].astype(jnp.float32)
-            return -jnp.sum(picked * wanted, axis=-1) / jnp.maximum(jnp.sum(wanted, axis=-1), 1.0)
+            loss = -jnp.sum(picked * wanted, axis=-1) / jnp.maximum(jnp.sum(wanted, axis=-1), 1.0)
+            return loss, None if middle is None else middle[:, :seen.shape[1]]
+
+    def _run_in_parts(self, params: Params, x: jax.Array, tokens: Tokens, layer: int | None,
+                      ) -> tuple[jax.Array, jax.Array | None]:
+        """Run the decoder without a cache; return its normed output, and x after some layers."""
+        middle, llm = None, params['PaliGemma']['llm']
+        if layer is not None:
+            first, rest = llm['layers'][:layer], llm['layers'][layer:]
+            x = middle = self._run_layers(first, x, tokens, None)[0]
+            llm = {**llm, 'layers': rest}
+        x, _ = self._run_layers(llm['layers'], x, tokens, None)
+        return gemma.RMSNorm().apply({'params': llm['final_norm']}, x), middle
 
     def _training_visible(self, batch: Batch) -> Visible:
         """Say who sees whom among images and tokens, the last token left out."""
@@ -273,13 +299,16 @@ class Pi0Fast:
             raise ValueError(f'cache: capacity {cache.capacity}, expected at least '
                              f'{x.shape[1]} for as many new tokens')
         llm = params['PaliGemma']['llm']
-        block = gemma.Block(self.config.gemma, self.attend)
-        every, only = tokens.replace(only=None), tokens.only
-        x, layers = run_layers(
+        x, layers = self._run_layers(llm['layers'], x, tokens, cache)
+        if tokens.only is not None and x.shape[1] != 1:  # Scanned layers computed all of them.
+            x = take_token(x, tokens.only)
+        return gemma.RMSNorm().apply({'params': llm['final_norm']}, x), layers
+
+    def _run_layers(self, layers: Layers, x: jax.Array, tokens: Tokens, cache: KVCache | None,
+                    ) -> tuple[jax.Array, object]:
+        block, every = gemma.Block(self.config.gemma, self.attend), tokens.replace(only=None)
+        return run_layers(
             lambda weights, x, layer, *, last: block.apply(
                 {'params': weights}, x, tokens if last else every, layer),
-            llm['layers'], x.astype(self.dtype), None if cache is None else cache.layers,
+            layers, x.astype(self.dtype), None if cache is None else cache.layers,
             remat=self.remat)
-        if only is not None and x.shape[1] != 1:  # Scanned layers computed all of them.
-            x = take_token(x, only)
-        return gemma.RMSNorm().apply({'params': llm['final_norm']}, x), layers

@@ -56,6 +56,7 @@ class Serving:
         self._open = True
         self._timer, self._timer_group = None, MutuallyExclusiveCallbackGroup()
         self._subscriptions: list[Any] = []
+        engine.request(variant=variant_of(settings), malformed=settings['malformed'])
         self._worker = InferenceWorker(self._infer, self._on_chunk, self._on_failure)
         try:
             self._subscribe()

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 import numpy as np
 
 from ros_pi0_fast.sim.expert import expert_chunk
+from ros_pi0_fast.sim.scene import CAMERAS
 from ros_pi0_fast.sim.tabletop import Tabletop
 from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS, TASKS, asked_otherwise
 from ros_pi0_fast.types import Observation
@@ -54,6 +55,9 @@ class LabelledState:
     """k orders, the observation's own first. Where a scene allows for fewer, some come again."""
     chunks: np.ndarray
     """float32 [k, horizon, 5]: the expert's chunk for each order, absolute targets."""
+    places: np.ndarray
+    """float32 [k, cameras, 2]: where the named cube is in each picture, cameras sorted; see
+    Tabletop.place_in_picture."""
 
 
 def label_state(table: Tabletop, observation: Observation, seed: int,
@@ -72,7 +76,9 @@ def label_state(table: Tabletop, observation: Observation, seed: int,
     return LabelledState(
         observation=observation, seed=seed,
         instructions=tuple(layout.instruction for layout in layouts),
-        chunks=np.stack([expert_chunk(table, layout) for layout in layouts]))
+        chunks=np.stack([expert_chunk(table, layout) for layout in layouts]),
+        places=np.stack([[table.place_in_picture(table.cube(layout.target), CAMERAS[key])
+                          for key in sorted(CAMERAS)] for layout in layouts]))
 
 
 @dataclass(frozen=True, kw_only=True)

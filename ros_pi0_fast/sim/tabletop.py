@@ -172,6 +172,19 @@ class Tabletop:
         renderer.update_scene(self.data, camera=camera)
         return renderer.render()
 
+    def place_in_picture(self, point: np.ndarray, camera: str) -> np.ndarray:
+        """Return where a point [3] (m) is in a camera's picture: float32 [2], right and down.
+
+        0 to 1 across the picture, which is as wide as high; NaN where the point is not in it. What
+        is in front of the point does not count.
+        """
+        seen = self.data.camera(camera)
+        right, up, back = (point - seen.xpos) @ seen.xmat.reshape(3, 3)
+        half = np.tan(np.deg2rad(self.model.camera(camera).fovy[0]) / 2)
+        place = np.array([right, -up]) / max(-back * half, 1e-9) / 2 + 0.5
+        inside = back < 0 and np.all((place >= 0) & (place < 1))
+        return np.where(inside, place, np.nan).astype(np.float32)
+
     def step(self, action: np.ndarray) -> None:
         """Servo toward a target for one control period.
 

@@ -66,6 +66,8 @@ class PolicyRun:
     fast_margin: int = 256
     """Coefficient values beyond the expert's: a policy that still errs gets to places from which
     the way back is longer than any that the expert went."""
+    pointing: float = 0.0
+    """Weight of the loss of pointing at what is named: see training.pointing."""
     capacity: int
     """Frames that the device holds at most. A batch, too, is counted in frames."""
     train_minutes: float = 0.0
@@ -96,6 +98,7 @@ def _refine() -> PolicyRun:
         loop=LoopConfig(steps=3000, batch_size=16, learning_rate=1e-4, warmup_steps=100,
                         ema_decay=0.99, steps_per_dispatch=5, checkpoint_every=50),
         expert=EpisodeConfig(first_look_only=0.9), expert_episodes=16_000, capacity=60_000,
+        pointing=0.3,
         dagger=DaggerConfig(rounds=2, episodes=300, first=0.01, last=0.5))
 
 

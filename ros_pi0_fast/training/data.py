@@ -46,18 +46,25 @@ class Frames:
     """float32 [n, k, horizon, action_dim]: absolute actions from the frame's instant on."""
     instructions: np.ndarray
     """str [n, k]: the orders, that of the episode first."""
+    places: np.ndarray
+    """float32 [n, k, cameras, 2]: where in each picture (keys sorted) is what an order names, 0 to
+    1 to the right and down; NaN where it is not seen, or nobody knows."""
     seeds: np.ndarray
     """int64 [n]: seed of the episode that the frame is from."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in (
             *self.images.items(), ('states', self.states), ('chunks', self.chunks),
-            ('instructions', self.instructions), ('seeds', self.seeds))}
+            ('instructions', self.instructions), ('places', self.places), ('seeds', self.seeds))}
         if len(set(lengths.values())) != 1:
             raise ValueError(f'frames have arrays of different lengths: {lengths}')
-        if self.instructions.shape != self.chunks.shape[:2]:
+        orders = self.chunks.shape[:2]
+        if self.instructions.shape != orders:
             raise ValueError(f'instructions have shape {self.instructions.shape}, expected '
-                             f'{self.chunks.shape[:2]} as of the chunks')
+                             f'{orders} as of the chunks')
+        if self.places.shape != (*orders, len(self.images), 2):
+            raise ValueError(f'places have shape {self.places.shape}, expected '
+                             f'{(*orders, len(self.images), 2)}')
 
     def __len__(self) -> int:
         return len(self.states)
@@ -78,6 +85,7 @@ class Frames:
             states=np.stack([o.state for o in seen]).astype(np.float32),
             chunks=np.stack([state.chunks for state in states]).astype(np.float32),
             instructions=np.asarray([state.instructions for state in states]),
+            places=np.stack([state.places for state in states]).astype(np.float32),
             seeds=np.asarray([state.seed for state in states], np.int64))
 
     @classmethod
@@ -86,7 +94,7 @@ class Frames:
         return cls(images={key: np.concatenate([part.images[key] for part in parts])
                            for key in parts[0].images},
                    **{name: np.concatenate([getattr(part, name) for part in parts])
-                      for name in ('states', 'chunks', 'instructions', 'seeds')})
+                      for name in ('states', 'chunks', 'instructions', 'places', 'seeds')})
 
     def save(self, path: Path) -> None:
         """Write a shard; the file appears whole or not at all."""
@@ -95,7 +103,7 @@ class Frames:
         temporary = path.with_suffix('.tmp')
         with temporary.open('wb') as file:
             np.savez(file, states=self.states, chunks=self.chunks, seeds=self.seeds,
-                     instructions=self.instructions,
+                     instructions=self.instructions, places=self.places,
                      **{IMAGE + key: array for key, array in self.images.items()})
         os.replace(temporary, path)
 
@@ -125,8 +133,9 @@ def encode_frames(frames: Frames, codec: PolicyCodec, *,
     has none is left out itself.
 
     Returns:
-        `tokens` int32 and `token_mask`, `ar_mask`, `loss_mask` bool [m, k, max_token_len], and
-        `image/<key>` uint8 [m, h, w, 3] at the model's size; m is at most len(frames).
+        `tokens` int32 and `token_mask`, `ar_mask`, `loss_mask` bool [m, k, max_token_len],
+        `places` float32 [m, k, cameras, 2] as in Frames, and `image/<key>` uint8 [m, h, w, 3] at
+        the model's size; m is at most len(frames).
 
     Raises:
         DatasetError: if more than the fraction `max_lost` of the orders would be left out.
@@ -137,8 +146,9 @@ def encode_frames(frames: Frames, codec: PolicyCodec, *,
         examples = []
         for order in range(orders):
             try:
-                examples.append(codec.encode_example(frames.observation(index, order),
-                                                     frames.chunks[index, order]))
+                examples.append((codec.encode_example(frames.observation(index, order),
+                                                      frames.chunks[index, order]),
+                                 frames.places[index, order]))
             except UnencodableChunkError as error:
                 lost.append(error)
         if examples:
@@ -146,10 +156,11 @@ def encode_frames(frames: Frames, codec: PolicyCodec, *,
     if len(lost) > max_lost * frames.instructions.size:
         raise DatasetError(f'{len(lost)} of {frames.instructions.size} orders cannot be encoded, '
                            f'expected at most {max_lost:.0%}; the first: {lost[0]}')
-    result = {name: np.array([[getattr(example, name) for example in row] for row in rows])
+    result = {name: np.array([[getattr(example, name) for example, _ in row] for row in rows])
               .astype(np.int32 if name == 'tokens' else bool) for name in TOKEN_ARRAYS}
+    result['places'] = np.array([[places for _, places in row] for row in rows])
     for key in sorted(frames.images):
-        result[IMAGE + key] = np.stack([row[0].images[key] for row in rows])
+        result[IMAGE + key] = np.stack([row[0][0].images[key] for row in rows])
     return result
 
 

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.training.augment import AugmentConfig, augment
-from ros_pi0_fast.training.data import IMAGE
+from ros_pi0_fast.training.data import IMAGE, TOKEN_ARRAYS
 from ros_pi0_fast.training.loop import Batch, LossFunction
+from ros_pi0_fast.training.pointing import POINTER, pointing_layer, pointing_loss
 
 
-def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *,
-                    unroll: bool = False) -> LossFunction:
+def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *, unroll: bool = False,
+                    pointing: float = 0.0) -> LossFunction:
     """Return the mean over examples of openpi's compute_loss.
 
     The loss takes the arrays of `data.encode_frames`: a picture is encoded once for all of its
@@ -25,13 +26,29 @@ def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *,
             precision of activations.
         config: how pictures are changed; None leaves them as they are.
         unroll: compile layers one by one instead of scanning over them.
+        pointing: weight of the loss of pointing, whose weights are beside the policy's then; needs
+            unrolled layers.
+
+    Raises:
+        ValueError: if pointing is asked for without unrolled layers.
     """
+    if pointing and not unroll:
+        raise ValueError(f'pointing: {pointing:g}, expected 0, or unroll=True with it')
+
     def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict]:
         batch = {name: array.reshape(-1, array.shape[-1]) for name, array in arrays.items()
-                 if not name.startswith(IMAGE)}
+                 if name in TOKEN_ARRAYS}
         batch['images'] = _pictures(model, arrays, rng, config)
-        each = model.loss(model.unroll(params) if unroll else params, batch)
-        return jnp.mean(each), {'worst_example': jnp.max(each)}
+        each, middle = model.loss_and_middle(
+            model.unroll(params) if unroll else params, batch,
+            pointing_layer(model) if pointing else None)
+        metrics = {'worst_example': jnp.max(each), 'token_loss': jnp.mean(each)}
+        if not pointing:
+            return jnp.mean(each), metrics
+        places = arrays['places'].reshape(-1, *arrays['places'].shape[2:])
+        lost, right = pointing_loss(model, params[POINTER], middle, places)
+        return (jnp.mean(each) + pointing * lost,
+                metrics | {'pointing_loss': lost, 'pointing_right': right})
 
     return loss
 

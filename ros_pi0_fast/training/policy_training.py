@@ -27,6 +27,7 @@ from ros_pi0_fast.training.dataset import DeviceDataset
 from ros_pi0_fast.training.export import export_checkpoint
 from ros_pi0_fast.training.loop import TrainLoop, TrainState, data_mesh
 from ros_pi0_fast.training.objective import next_token_loss
+from ros_pi0_fast.training.pointing import POINTER, init_pointer, without_pointer
 from ros_pi0_fast.training.workers import worker_pool
 
 FIT_FRAMES = 60_000
@@ -87,7 +88,8 @@ class PolicyTraining:
                 self._start.config, dtype=run.model.dtype))
         model = Pi0Fast(run.model, remat=run.remat)
         self._model = model
-        self.loop = TrainLoop(run.loop, next_token_loss(model, run.augment, unroll=run.unroll),
+        self.loop = TrainLoop(run.loop, next_token_loss(
+            model, run.augment, unroll=run.unroll, pointing=run.pointing),
                               work, mesh=data_mesh())
         self._dataset = DeviceDataset(run.capacity, self.loop.replicated)
         self._said = 0.0
@@ -100,16 +102,14 @@ class PolicyTraining:
             self._stage('expert data', self._collect)
             self.codec = self._stage('assets', self._fit_assets)
             self._stage('encoding', self._add, self._shards())
-            state = self.loop.restore(
-                self._model.init(jax.random.key(self.run.seed)) if self._start is None
-                else self._start.params)
+            state = self.loop.restore(self._first_params())
             state = self._stage('training', self._calibrate, state)
             policy = BatchPolicy(self._model, None, self.codec,
                                  batch=max(1, self._workers) * self.run.dagger.slots)
             for index, boundary in enumerate(self._boundaries(), 1):
                 state = self._stage('training', self._fit, state, boundary)
                 if index > len(self.progress.rounds) and not self._late():
-                    policy.params = self._model.unroll(state.ema)
+                    policy.params = self._model.unroll(without_pointer(state.ema))
                     self._stage('dagger', self._round, index, policy, simulations)
             return self._stage('training', self._fit, state, self.total_steps)
 
@@ -122,8 +122,8 @@ class PolicyTraining:
         """Write checkpoint, curve and summary."""
         title = (f'{self.run.name}: {self._dataset.rows:,} frames, {int(state.step):,} steps of '
                  f'{self.run.loop.batch_size}')
-        export_checkpoint(out, state.ema, self.codec, records=self.loop.metrics.read(),
-                          summary=self.summary(state), title=title)
+        export_checkpoint(out, without_pointer(state.ema), self.codec, title=title,
+                          records=self.loop.metrics.read(), summary=self.summary(state))
 
     def summary(self, state: TrainState) -> dict[str, Any]:
         """Return the run in numbers."""
@@ -131,12 +131,18 @@ class PolicyTraining:
             'run': self.run.name, 'finished': self.finished(state), 'steps': int(state.step),
             'total_steps': self.total_steps, 'batch_size': self.run.loop.batch_size,
             'frames': self._dataset.rows,
-            'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.ema)),
+            'parameters': sum(leaf.size for leaf in jax.tree.leaves(without_pointer(state.ema))),
             'rounds': self.progress.rounds,
             'wall_seconds': {k: round(v, 1) for k, v in self.progress.seconds.items()},
             'wall_minutes': round(sum(self.progress.seconds.values()) / 60, 2),
             'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
             'workers': self._workers, 'config': dataclasses.asdict(self.run)}
+
+    def _first_params(self) -> Any:
+        """Return the parameters before the first step."""
+        params = (self._model.init(jax.random.key(self.run.seed)) if self._start is None
+                  else self._start.params)
+        return {**params, POINTER: init_pointer(self._model)} if self.run.pointing else params
 
     # --- stages --------------------------------------------------------------------------
 

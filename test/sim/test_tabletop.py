@@ -7,7 +7,13 @@ from ros_pi0_fast.sim import arm
 from ros_pi0_fast.sim.episodes import EpisodeConfig, generate_dataset, generate_episode
 from ros_pi0_fast.sim.expert import expert_chunk, solves
 from ros_pi0_fast.sim.tabletop import Tabletop
-from ros_pi0_fast.sim.tasks import EVALUATION_SEEDS, TASKS, asked_otherwise, sample_layout
+from ros_pi0_fast.sim.tasks import (
+    COLOURS,
+    EVALUATION_SEEDS,
+    TASKS,
+    asked_otherwise,
+    sample_layout,
+)
 
 
 @pytest.fixture(scope='module')
@@ -143,3 +149,23 @@ def test_of_some_scenes_only_the_first_look_is_kept():
     config = EpisodeConfig(first_look_only=0.5)
     lengths = [len(generate_episode(seed, config=config).states) for seed in range(12)]
     assert 1 in lengths and max(lengths) > 1
+
+
+def test_a_cube_is_where_the_projection_says(table):
+    """At its place in the base camera's picture is its colour, unless something is in front."""
+    right = seen = 0
+    for seed in range(40):
+        layout = table.reset(seed, 'reach')
+        picture = table.render(256, 256, 'base').astype(float) / 255
+        for index, colour in enumerate(layout.colours):
+            place = table.place_in_picture(table.cube(index), 'base')
+            if np.isnan(place).any():
+                continue
+            column, row = (place * 256).astype(int)
+            found = picture[row, column] / np.linalg.norm(picture[row, column])
+            names = {name: found @ np.array(rgb) / np.linalg.norm(rgb)
+                     for name, rgb in COLOURS.items()}
+            right += max(names, key=names.__getitem__) == colour
+            seen += 1
+    assert seen > 80 and right > 0.9 * seen
+    assert np.isnan(table.place_in_picture(np.array([-5.0, 0.0, 0.0]), 'base')).all()

@@ -52,7 +52,8 @@ def make_frames(count: int) -> Frames:
     chunks = states[:, None, None] + ramp * (goal - states[:, None])[:, :, None]
     chunks[..., 4] = goal[..., None, 4]
     return Frames(images=images, states=states, chunks=chunks.astype(np.float32),
-                  instructions=np.tile(INSTRUCTIONS, (count, 1)), seeds=np.arange(count))
+                  instructions=np.tile(INSTRUCTIONS, (count, 1)), seeds=np.arange(count),
+                  places=np.full((count, 2, 2, 2), np.nan, np.float32))
 
 
 def _make_pictures(rng: np.random.Generator, count: int) -> tuple:
@@ -125,7 +126,7 @@ def test_shards_encode_the_same_in_workers(trained, profile: RobotProfile,
     expected = encode_frames(frames, codec)
     halves = [Frames(images={k: v[part] for k, v in frames.images.items()},
                      **{name: getattr(frames, name)[part]
-                        for name in ('states', 'chunks', 'instructions', 'seeds')})
+                        for name in ('states', 'chunks', 'instructions', 'places', 'seeds')})
               for part in (slice(0, 5), slice(5, 8))]
     paths = [tmp_path / f'{i}.npz' for i in range(2)]
     for path, half in zip(paths, halves, strict=True):
@@ -156,7 +157,7 @@ def test_observation_of_a_frame_is_what_was_stacked() -> None:
         images={'base_0_rgb': np.full((4, 4, 3), 7, np.uint8)},
         state=np.arange(5, dtype=np.float32), instruction='touch the red cube')
     frames = Frames.stack([LabelledState(
-        observation=observation, seed=3, chunks=np.zeros((2, 10, 5)),
+        observation=observation, seed=3, chunks=np.zeros((2, 10, 5)), places=np.zeros((2, 1, 2)),
         instructions=('touch the red cube', 'pick up the blue cube'))])
     again = frames.observation(0)
     np.testing.assert_array_equal(again.images['base_0_rgb'], observation.images['base_0_rgb'])
