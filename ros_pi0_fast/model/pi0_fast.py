@@ -122,7 +122,8 @@ class Pi0Fast:
             return gemma.embed(table, ids, self.dtype)
 
     def prefill(self, params: Params, embeddings: jax.Array, lengths: jax.Array, cache: KVCache,
-                *, last_only: bool = False) -> tuple[jax.Array, KVCache]:
+                *, last_only: bool = False, positions: jax.Array | None = None,
+                ) -> tuple[jax.Array, KVCache]:
         """Run a packed prefix through the decoder; each of its tokens sees all of it.
 
         Args:
@@ -131,6 +132,7 @@ class Pi0Fast:
             lengths: int32 [b]: how many those are, at least 1.
             cache: Empty, of a capacity of at least s.
             last_only: Compute the output of each row's last token only.
+            positions: int32 [b, s] (or [1, s]); None for 0, 1, … Decoding goes on from `lengths`.
 
         Returns:
             The normed output [b, s, d], or [b, 1, d] if `last_only`; and the filled cache.
@@ -141,9 +143,10 @@ class Pi0Fast:
         with jax.named_scope('prefill'):
             size = embeddings.shape[1]
             ends = jnp.broadcast_to(lengths[:, None], embeddings.shape[:2])
+            if positions is None:
+                positions = jnp.arange(size, dtype=jnp.int32)[None]
             tokens = Tokens(
-                positions=jnp.arange(size, dtype=jnp.int32)[None],
-                visible=Visible(end=ends, uniform=True),
+                positions=positions, visible=Visible(end=ends, uniform=True),
                 only=lengths - 1 if last_only else None)
             hidden, layers = self._run(params, embeddings, tokens, cache)
             return hidden, cache.replace(layers=layers, length=lengths,
