@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.accel.flash_attention import flash
+from ros_pi0_fast.accel.kernels.cudnn_attention import cudnn, cudnn_refusal
+from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.kernels.pallas_attention import pallas, pallas_refusal
 from ros_pi0_fast.model.attention import Attend, Fresh, Visible, folded
 
 REPEATS = 7
@@ -36,7 +39,16 @@ class AttentionShape:
     tokens on a cache that is as full as it gets."""
 
 
-CANDIDATES: Mapping[str, Attend] = {'folded': folded, 'flash': flash}
+CANDIDATES: Mapping[str, Attend] = {
+    'folded': folded, 'flash': flash, 'cudnn': cudnn, 'pallas': pallas}
+
+
+def refusal(name: str, device: Device, shape: AttentionShape) -> str:
+    """Return why an implementation cannot run on a device for a shape, or ''."""
+    if name == 'cudnn':
+        return cudnn_refusal(device, head_dim=shape.head_dim, dtype=shape.dtype,
+                             tokens=shape.tokens, kind=shape.kind)
+    return pallas_refusal(device) if name == 'pallas' else ''
 
 
 class AttentionChooser:
@@ -44,10 +56,15 @@ class AttentionChooser:
 
     Args:
         candidates: Implementations by name; the first one is taken where times are equal.
+        device: To run on.
     """
 
-    def __init__(self, candidates: Mapping[str, Attend] = CANDIDATES):
+    def __init__(self, candidates: Mapping[str, Attend] = CANDIDATES,
+                 device: Device | None = None):
         self.candidates = dict(candidates)
+        self.refusals: dict[AttentionShape, dict[str, str]] = {}
+        """Why a candidate was not measured, by shape and name."""
+        self._device = device or Device.current()
         self.times: dict[AttentionShape, dict[str, float]] = {}
         """Milliseconds a call, by shape and name."""
         self._lock = threading.Lock()
@@ -63,8 +80,10 @@ class AttentionChooser:
     def _measure(self, shape: AttentionShape) -> dict[str, float]:
         """Return the median milliseconds of interleaved calls of each candidate."""
         arguments = _arguments(shape)
+        reasons = {name: refusal(name, self._device, shape) for name in self.candidates}
+        self.refusals[shape] = {name: reason for name, reason in reasons.items() if reason}
         compiled = {name: _repeated(attend).lower(*arguments).compile()
-                    for name, attend in self.candidates.items()}
+                    for name, attend in self.candidates.items() if not reasons[name]}
         times: dict[str, list[float]] = {name: [] for name in compiled}
         for _ in range(REPEATS):
             for name, run in compiled.items():

@@ -34,7 +34,7 @@ class DenseMaskError(ValueError):
 
 
 @flax.struct.dataclass
-class _Bounds:
+class Bounds:
     """Which slots each row of queries sees: [first, last), int32 [b, r]."""
 
     first: jax.Array
@@ -65,16 +65,16 @@ def flash(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
         raise DenseMaskError('visible: a dense mask, expected ranges of slots (packed_prefix)')
     b, t, n, _ = q.shape
     group = n // k.shape[2]
-    rows = _rows(q, group)
-    bounds = _bounds(visible, b, t, k.shape[1], group)
+    rows = to_rows(q, group)
+    bounds = row_bounds(visible, b, t, k.shape[1], group)
     if fresh is None:
         mixed = _attend(rows, k, v, bounds)
     else:
         mixed = _attend_cache(rows, k, v, bounds, fresh, group)
-    return _tokens(mixed, t, group).astype(v.dtype)
+    return to_tokens(mixed, t, group).astype(v.dtype)
 
 
-def _rows(q: jax.Array, group: int) -> jax.Array:
+def to_rows(q: jax.Array, group: int) -> jax.Array:
     """Bring queries [b, t, n, h] to rows [b, m, t · group, h] by the key-value head they use."""
     b, t, n, h = q.shape
     if group == n:  # One key-value head: the same memory.
@@ -82,22 +82,23 @@ def _rows(q: jax.Array, group: int) -> jax.Array:
     return q.reshape(b, t, n // group, group, h).swapaxes(1, 2).reshape(b, n // group, -1, h)
 
 
-def _tokens(rows: jax.Array, t: int, group: int) -> jax.Array:
-    """Undo `_rows`."""
+def to_tokens(rows: jax.Array, t: int, group: int) -> jax.Array:
+    """Undo `to_rows`."""
     b, m, _, h = rows.shape
     if m == 1:
         return rows.reshape(b, t, group, h)
     return rows.reshape(b, m, t, group, h).swapaxes(1, 2).reshape(b, t, m * group, h)
 
 
-def _bounds(visible: Visible | None, b: int, t: int, s: int, group: int) -> _Bounds:
+def row_bounds(visible: Visible | None, b: int, t: int, s: int, group: int) -> Bounds:
+    """Return what each row of `to_rows` sees of s slots."""
     if visible is None:
         zero = jnp.zeros((b, t * group), jnp.int32)
-        return _Bounds(first=zero, last=zero + s)
+        return Bounds(first=zero, last=zero + s)
     last = jnp.repeat(jnp.broadcast_to(visible.end, (b, t)), group, axis=1)
     first = jnp.zeros_like(last) if visible.start is None else jnp.broadcast_to(
         visible.start[:, None], last.shape)
-    return _Bounds(first=first, last=last)
+    return Bounds(first=first, last=last)
 
 
 # --- a pass over keys ----------------------------------------------------------------------
@@ -157,12 +158,12 @@ def _block_of(index: jax.Array, size: int, s: int) -> tuple[jax.Array, jax.Array
     return start, slots, slots >= index * size
 
 
-def _seen(bounds: _Bounds, slots: jax.Array, own: jax.Array) -> jax.Array:
+def _seen(bounds: Bounds, slots: jax.Array, own: jax.Array) -> jax.Array:
     """Return which rows see which slots: bool [b, r, size]."""
     return ((slots >= bounds.first[..., None]) & (slots < bounds.last[..., None]) & own)
 
 
-def _pass(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: _Bounds, block: int,
+def _pass(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: Bounds, block: int,
           upto: jax.Array) -> _Sums:
     """Go over the blocks of keys that hold slots below `upto`, int32 []."""
     s = k.shape[1]
@@ -180,7 +181,7 @@ def _pass(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: _Bounds, block: i
     return jax.lax.fori_loop(0, used, body, _empty(rows))
 
 
-def _attend_cache(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: _Bounds, fresh: Fresh,
+def _attend_cache(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: Bounds, fresh: Fresh,
                   group: int) -> jax.Array:
     """Attend to a cache and to the new tokens that are not in it yet."""
     t = fresh.k.shape[1]
@@ -216,16 +217,16 @@ def _join(blocks: jax.Array, axis: int, length: int) -> jax.Array:
 
 
 @jax.custom_vjp
-def _attend(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: _Bounds) -> jax.Array:
+def _attend(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: Bounds) -> jax.Array:
     return _forward(rows, k, v, bounds)[0]
 
 
-def _forward(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: _Bounds,
+def _forward(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: Bounds,
              ) -> tuple[jax.Array, tuple]:
     """Return float32 [b, m, r, h], and what the gradient needs."""
     size, count = _query_blocks(rows)
 
-    def block(part: tuple[jax.Array, _Bounds]) -> tuple[jax.Array, jax.Array]:
+    def block(part: tuple[jax.Array, Bounds]) -> tuple[jax.Array, jax.Array]:
         some, some_bounds = part
         sums = _pass(some, k, v, some_bounds, KEY_BLOCK, jnp.max(some_bounds.last))
         whole = jnp.maximum(sums.whole, jnp.finfo(jnp.float32).tiny)  # Rows of padding see none.

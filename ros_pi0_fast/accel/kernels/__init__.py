@@ -1,0 +1,1 @@
+"""Attention by kernels that only some devices run; each says why it cannot run where it cannot."""

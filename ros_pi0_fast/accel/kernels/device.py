@@ -1,0 +1,25 @@
+"""What a kernel must know of the device that it is to run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device's kind."""
+
+    platform: str
+    """'cpu', 'gpu', …"""
+    capability: float = 0.0
+    """Compute capability of an NVIDIA GPU, such as 8.9; 0 elsewhere."""
+
+    @classmethod
+    def current(cls) -> Device:
+        """Return the one that JAX uses."""
+        device = jax.devices()[0]
+        capability = str(getattr(device, 'compute_capability', None) or 0)
+        number = float(capability) if capability.replace('.', '', 1).isdigit() else 0.0
+        return cls(platform=device.platform, capability=number)

@@ -1,0 +1,88 @@
+"""The kernels for GPUs: right in interpret mode, and refused in words where they cannot run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape, refusal
+from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.kernels.pallas_attention import pallas
+from ros_pi0_fast.model.attention import Fresh, Visible, folded, reference, write_slots
+
+kernel = functools.partial(pallas, interpret=True)
+FLOAT32, BFLOAT16 = 1e-5, 2e-2
+HOPPER, ADA = Device(platform='gpu', capability=9.0), Device(platform='gpu', capability=8.9)
+CPU = Device(platform='cpu')
+
+
+def arrays(t, s, *, b=1, n=8, m=1, h=64, dtype='float32', seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    q = jax.random.normal(keys[0], (b, t, n, h)) * h ** -0.5
+    k, v = (jax.random.normal(key, (b, s, m, h)) for key in keys[1:])
+    return q.astype(dtype), k.astype(dtype), v.astype(dtype)
+
+
+def check(actual, expected, dtype='float32'):
+    error = np.abs(np.asarray(actual, np.float32) - np.asarray(expected, np.float32))
+    assert error.max() < (FLOAT32 if dtype == 'float32' else BFLOAT16)
+    assert actual.dtype == expected.dtype and np.std(np.asarray(expected, np.float32)) > 0.005
+
+
+@pytest.mark.parametrize(('batch', 'kv_heads', 'head_dim', 'length', 'dtype'), [
+    (1, 1, 256, 130, 'float32'), (2, 2, 64, 70, 'float32'), (1, 1, 256, 64, 'bfloat16'),
+    (4, 1, 72, 1, 'float32')])
+def test_a_prefix_is_the_reference(batch, kv_heads, head_dim, length, dtype):
+    q, k, v = arrays(length, length, b=batch, m=kv_heads, h=head_dim, dtype=dtype)
+    ends = jnp.broadcast_to(jnp.maximum(1, length - 5 * jnp.arange(batch))[:, None],
+                            (batch, length)).astype(jnp.int32)
+    visible = Visible(end=ends, uniform=True)
+    check(kernel(q, k, v, visible), reference(q, k, v, visible), dtype)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_siglip_s_heads_of_72_are_the_reference(dtype):
+    q, k, v = arrays(100, 100, n=4, m=4, h=72, dtype=dtype)
+    check(kernel(q, k, v, None), reference(q, k, v, None), dtype)
+
+
+@pytest.mark.parametrize('new', [1, 4, 8])
+def test_new_tokens_on_a_cache_are_the_reference(new):
+    q, k, v = arrays(new, 200, b=2, h=256)
+    _, fresh_k, fresh_v = arrays(new, new, b=2, h=256, seed=1)
+    slot = jnp.array([3, 150], jnp.int32)
+    visible = Visible(end=slot[:, None] + jnp.arange(1, new + 1), uniform=new == 1,
+                      start=jnp.array([0, 10], jnp.int32))
+    expected = reference(q, write_slots(k, fresh_k, slot), write_slots(v, fresh_v, slot), visible)
+    check(kernel(q, k, v, visible, fresh=Fresh(k=fresh_k, v=fresh_v, slot=slot)), expected)
+
+
+def shape(**changes):
+    return AttentionShape(**{
+        'batch': 1, 'tokens': 1, 'slots': 64, 'heads': 8, 'kv_heads': 1, 'head_dim': 256,
+        'dtype': 'bfloat16', 'kind': 'cache', **changes})
+
+
+@pytest.mark.parametrize(('name', 'device', 'changes', 'reason'), [
+    ('cudnn', CPU, {}, 'cpu of compute capability 0, expected an NVIDIA GPU of at least 8'),
+    ('cudnn', ADA, {}, 'head_dim: 256, expected a multiple of 8 up to 128'),
+    ('cudnn', HOPPER, {'dtype': 'float32'}, 'dtype: float32, expected bfloat16 or float16'),
+    ('cudnn', HOPPER, {'tokens': 4}, '4 new tokens'), ('cudnn', HOPPER, {}, ''),
+    ('cudnn', ADA, {'head_dim': 72, 'kind': 'all', 'tokens': 256}, ''),
+    ('pallas', CPU, {}, 'cpu of compute capability 0'), ('pallas', ADA, {}, ''),
+    ('flash', CPU, {}, ''), ('folded', CPU, {}, '')])
+def test_what_cannot_run_is_refused_with_the_reason(name, device, changes, reason):
+    found = refusal(name, device, shape(**changes))
+    assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+def test_only_what_can_run_is_measured():
+    chooser = AttentionChooser()
+    asked = shape(dtype='float32', head_dim=32)
+    assert chooser.choose(asked) in chooser.candidates.values()
+    if jax.devices()[0].platform == 'cpu':
+        assert set(chooser.times[asked]) == {'folded', 'flash'}
+        assert set(chooser.refusals[asked]) == {'cudnn', 'pallas'}
+    assert chooser.candidates['folded'] is folded
