@@ -71,12 +71,12 @@ class Ranking:
     @property
     def kept(self) -> jax.Array:
         """bool [n]: the token is kept."""
-        return self.rank < self.count
+        return self.rank < self.count[..., None]
 
     @property
     def slots(self) -> jax.Array:
         """int32 [n]: indices of the tokens that are kept, ascending; then those of the others."""
-        return jnp.argsort(~self.kept, stable=True).astype(jnp.int32)
+        return jnp.argsort(~self.kept, axis=-1, stable=True).astype(jnp.int32)
 
 
 @flax.struct.dataclass

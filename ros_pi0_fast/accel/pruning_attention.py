@@ -21,8 +21,8 @@ from ros_pi0_fast.model.pi0_fast import Pi0Fast
 def middle_layers(depth: int) -> tuple[int, ...]:
     """Return which layers of a decoder to listen to: two about the middle.
 
-    Early layers look everywhere, late ones at the ids chosen last; FastV (arXiv:2403.06764)
-    prunes by an early layer, LightVLA's and others' comparisons favour the middle for localizing.
+    FastV (arXiv:2403.06764) finds that the first layers still look at all of a picture, and each
+    layer up to the last one listened to has to be run once more.
     """
     middle = depth // 2
     return tuple(sorted({max(0, middle - 1), min(middle, depth - 1)}))
