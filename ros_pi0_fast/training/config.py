@@ -84,22 +84,11 @@ def _tabletop() -> PolicyRun:
     return PolicyRun(
         name='tabletop',
         model=dataclasses.replace(get_config('tabletop'), dtype='bfloat16', first_token_offset=0),
-        loop=LoopConfig(steps=14_000, batch_size=512, learning_rate=1e-3, warmup_steps=300,
+        loop=LoopConfig(steps=14_000, batch_size=256, learning_rate=1e-3, warmup_steps=300,
                         weight_decay=1e-3, ema_decay=0.999, steps_per_dispatch=25,
                         checkpoint_every=2000),
-        expert_episodes=20_000, capacity=600_000)
-
-
-def _refine() -> PolicyRun:
-    """What two cores can add to the tabletop policy in two hours: mostly first looks."""
-    return PolicyRun(
-        name='refine', model=dataclasses.replace(get_config('tabletop'), dtype='float32'),
-        start=Start(checkpoint=Path('checkpoints/tabletop')),
-        loop=LoopConfig(steps=3000, batch_size=16, learning_rate=1e-4, warmup_steps=100,
-                        ema_decay=0.99, steps_per_dispatch=5, checkpoint_every=50),
-        expert=EpisodeConfig(first_look_only=0.9), expert_episodes=16_000, capacity=60_000,
-        pointing=0.3,
-        dagger=DaggerConfig(rounds=2, episodes=300, first=0.01, last=0.5))
+        expert=EpisodeConfig(first_look_only=0.83), expert_episodes=60_000, capacity=280_000,
+        pointing=0.3, train_minutes=5.2, dagger=DaggerConfig(rounds=1, episodes=1500, first=0.5))
 
 
 def _smoke() -> PolicyRun:
@@ -117,7 +106,7 @@ def _smoke() -> PolicyRun:
         dagger=DaggerConfig(rounds=1, episodes=6, slots=3, first=0.5, last=0.5))
 
 
-_RUNS = {'tabletop': _tabletop, 'refine': _refine, 'smoke': _smoke}
+_RUNS = {'tabletop': _tabletop, 'smoke': _smoke}
 
 
 def get_run(name: str) -> PolicyRun:

@@ -39,7 +39,8 @@ def export_checkpoint(out: Path, params: Any, codec: PolicyCodec, *,
     fresh.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(fresh, params, codec)
     plot_curve(records, fresh / 'curve.png', title=title)
-    (fresh / 'training.json').write_text(json.dumps(summary, indent=2, default=str) + '\n', 'utf-8')
+    summary = json.dumps(summary, indent=2, default=str)
+    (fresh / 'training.json').write_text(f'{summary}\n', 'utf-8')
     if out.exists():
         shutil.rmtree(out)
     fresh.rename(out)

@@ -203,13 +203,15 @@ def test_misuse_is_refused(node):
         publisher.publish(String())
 
 
-@pytest.mark.parametrize(('number', 'ending'), [(signal.SIGINT, 'interrupted'),
-                                                (signal.SIGTERM, 'shut down')])
-def test_signals_end_a_spinning_process_cleanly(peer, number, ending):
+@pytest.mark.parametrize(('number', 'endings'), [
+    # The second where the signal came while a callback ran, as in rclpy.
+    (signal.SIGINT, ('interrupted\n', 'shut down\n')), (signal.SIGTERM, ('shut down\n',))])
+def test_signals_end_a_spinning_process_cleanly(peer, number, endings):
     process = peer('counter')
     assert process.stdout.readline() == 'ready\n'
     code, out, err = end(process, number)
-    assert (code, out, err) == (0, f'{ending}\n', '')
+    assert (code, err) == (0, '')
+    assert out in endings
 
 
 def test_a_process_that_cleans_up_nothing_ends_cleanly(peer):

@@ -106,6 +106,17 @@ def test_the_command_prints_and_writes_the_same(repository, tmp_path, capsys, mo
     assert engine['tasks'] == data['tasks'] and engine['chunks'] == data['chunks']
 
 
+def test_the_shipped_policy_does_what_it_is_told(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
+    main(['--episodes', '20', '--seed', '7', '--swap-instruction', '--workers', '2',
+          '--json', str(tmp_path / 'success.json')])
+    data = json.loads((tmp_path / 'success.json').read_text('utf-8'))
+    for task, least in (('reach', 19), ('push', 16), ('pick', 18)):
+        assert data['tasks'][task]['successes'] >= least, data['tasks'][task]
+    assert data['swapped_reach']['successes'] >= 18
+    assert data['malformed'] == 0
+
+
 def test_what_cannot_be_run_is_named(repository, monkeypatch):
     monkeypatch.chdir(repository)
     with pytest.raises(SystemExit, match=r"error: 'pruning=true': no field 'pruning'"):

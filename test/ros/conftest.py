@@ -47,6 +47,9 @@ class Process:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def wait(self, timeout) -> int:
+        return self._process.wait(timeout)
+
     def send(self, number):
         self._process.send_signal(number)
 
