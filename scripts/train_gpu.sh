@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the tabletop policy on a machine with a GPU, and measure it there.
+# Train one of the shipped policies on a machine with a GPU, and measure it there.
 #
 #   scripts/train_gpu.sh [MINUTES] [more options of ros_pi0_fast.training.policy]
 #
@@ -14,7 +14,8 @@ minutes=${1:-9}
 shift || true
 python=${PYTHON:-python3}
 workers=${WORKERS:-$(nproc)}
-work=${WORK:-runs/tabletop}
+config=${CONFIG:-tabletop}
+work=${WORK:-runs/$config}
 out=${OUT:-out}
 mkdir -p "$work" "$out"
 
@@ -51,10 +52,10 @@ print(f'{jax.devices()}; an observation takes {10 * (time.monotonic() - began):.
 PY
 
 checkpoint=$work/checkpoint
-"$python" -m ros_pi0_fast.training.policy --config tabletop --work "$work" --out "$checkpoint" \
+"$python" -m ros_pi0_fast.training.policy --config "$config" --work "$work" --out "$checkpoint" \
   --workers "$workers" --minutes "$minutes" "$@"
 
-tar czf "$out/tabletop.tar.gz" -C "$work" --transform 's,^checkpoint,tabletop,' checkpoint
+tar czf "$out/$config.tar.gz" -C "$work" --transform "s,^checkpoint,$config," checkpoint
 cp "$checkpoint/curve.png" "$checkpoint/training.json" "$work/metrics.jsonl" "$out/"
 
 if grep -q '"finished": true' "$checkpoint/training.json"; then

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     'codec': {'types', 'share'},
     'model': {'types'},
     'weights': {'model', 'codec', 'types'},
-    'accel': {'model', 'codec', 'types'},
+    'accel': {'weights', 'model', 'codec', 'types'},
     'engine': {'accel', 'weights', 'model', 'codec', 'types'},
     'node': {'engine', 'accel', 'weights', 'model', 'codec', 'types', 'share', 'msg'},
     'sim': {'types', 'codec', 'share', 'msg'},

@@ -67,8 +67,9 @@ def _(w: _Probe, ids: jax.Array) -> jax.Array:
 
 
 def path_of(keys: tuple) -> Path:
-    """Return a path of jax.tree_util as plain keys and indices."""
-    return tuple(getattr(key, 'key', getattr(key, 'idx', None)) for key in keys)
+    """Return a path of jax.tree_util as plain keys, indices and names of fields."""
+    return tuple(next(getattr(key, name) for name in ('key', 'idx', 'name') if hasattr(key, name))
+                 for key in keys)
 
 
 def find_equations(model: Pi0Fast, params: Params) -> dict[Path, str]:

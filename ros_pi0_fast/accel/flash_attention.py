@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ros_pi0_fast.model.attention import Fresh, Visible
+from ros_pi0_fast.model.attention import Fresh, Visible, slots_between, widen
 
 KEY_BLOCK = 1024
 """Keys a block, where there are more."""
@@ -170,11 +170,11 @@ def _pass(rows: jax.Array, k: jax.Array, v: jax.Array, bounds: Bounds, block: in
     size, count = _blocks(s, block)
     if count == 1:
         slots = jnp.arange(s, dtype=jnp.int32)
-        return _add(_empty(rows), rows, k, v, _seen(bounds, slots, slots >= 0))
+        return _add(_empty(rows), rows, widen(k), widen(v), _seen(bounds, slots, slots >= 0))
 
     def body(index: jax.Array, sums: _Sums) -> _Sums:
         start, slots, own = _block_of(index, size, s)
-        part = [jax.lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (k, v)]
+        part = [slots_between(x, start, size) for x in (k, v)]
         return _add(sums, rows, *part, _seen(bounds, slots, own))
 
     used = jnp.minimum((upto + size - 1) // size, count)

@@ -8,7 +8,9 @@ product itself. Stored as [in, out], a weight is read once, in order.
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import flax.struct
 import jax
@@ -67,12 +69,19 @@ class Form:
                    order=tuple(w.index(axis) for axis in stacked + summed + free))
 
 
+@functools.singledispatch
+def product(w: Any, x: jax.Array) -> jax.Array:
+    """Return x [t, in] times w [in, out] in the dtype of x; register matrix types on this."""
+    return x @ w.astype(x.dtype)
+
+
 @flax.struct.dataclass
 class Matrices:
     """A weight as matrices."""
 
-    parts: tuple[jax.Array, ...]
-    """Each [in, out]; more than one where the equation stacks results."""
+    parts: tuple[Any, ...]
+    """Each an array [in, out], or of a type registered with `product`; more than one where the
+    equation stacks results."""
     eqn: str = flax.struct.field(pytree_node=False)
     """The equation that it was made for."""
     shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
@@ -101,7 +110,7 @@ def _(w: Matrices, eqn: str, x: jax.Array) -> jax.Array:
     sizes = dict(zip(eqn.split('->')[0].split(',')[1], w.shape, strict=True))
     lead = x.shape[:x.ndim - len(form.summed)]
     flat = x.reshape(math.prod(lead), -1)
-    products = [(flat @ part.astype(x.dtype)).reshape(*lead, *(sizes[axis] for axis in form.free))
+    products = [product(part, flat).reshape(*lead, *(sizes[axis] for axis in form.free))
                 for part in w.parts]
     if not form.stacked:
         return products[0]

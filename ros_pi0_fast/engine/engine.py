@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser
+from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
-from ros_pi0_fast.engine.parameters import Form, ParameterStore, tree_bytes
+from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.program import FIXED, MALFORMED, Choice, Clock, EngineError, Program
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.layers import Params
@@ -44,7 +45,7 @@ class Engine:
         compiler_options: Of XLA, for every executable.
 
     Raises:
-        EngineError, MemoryLimitError: a parameter cannot be honoured.
+        EngineError, MemoryLimitError, VariantError: a parameter cannot be honoured.
     """
 
     def __init__(self, checkpoint: Checkpoint, codec: PolicyCodec, *,
@@ -56,7 +57,7 @@ class Engine:
         self._compiler = Compiler(compiler_options)
         self.attention = AttentionChooser()
         """Knows which attention was measured to be the fastest for which shape."""
-        self._store = ParameterStore(self.model, checkpoint.params, limit_mb=memory_limit_mb)
+        self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
         self._programs: dict[Choice, Program] = {}
@@ -143,6 +144,7 @@ class Engine:
 
         Raises:
             MemoryLimitError: there would be no room for its weights.
+            VariantError: the checkpoint has no such weights.
         """
         self._store.check(Form.of(variant), frozenset({self._active.form}))
 

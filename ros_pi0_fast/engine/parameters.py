@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ros_pi0_fast.accel.matrices import to_matrices
-from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.accel.quantization import Scheme, quantize_params
+from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
+from ros_pi0_fast.engine.variant import Variant, VariantError
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
+from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 MIB = 2 ** 20
 
@@ -29,17 +29,14 @@ class Form:
 
     unrolled: bool
     matrices: bool
+    quantized: str = 'none'
+    """'none', 'int8' or 'int4'."""
 
     @classmethod
     def of(cls, variant: Variant) -> Form:
         """Return the form that a variant runs on."""
-        return cls(unrolled=variant.unrolled_layers, matrices=variant.matrix_weights)
-
-
-def tree_bytes(tree: Any) -> int:
-    """Return the bytes of a tree's arrays, or of what would have such shapes."""
-    return sum(int(np.prod(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
-               for leaf in jax.tree.leaves(tree))
+        return cls(unrolled=variant.unrolled_layers, matrices=variant.matrix_weights,
+                   quantized=variant.quantized_weights)
 
 
 class ParameterStore:
@@ -50,14 +47,15 @@ class ParameterStore:
 
     Args:
         model: The network.
-        params: The checkpoint's, stacked, on the host.
+        checkpoint: Its weights, stacked, on the host; and those that are stored quantized, which
+            are used as they are.
         limit_mb: Memory that all forms together may take, MiB; 0 for no limit.
     """
 
-    def __init__(self, model: Pi0Fast, params: Mapping[str, Any], *, limit_mb: float = 0):
+    def __init__(self, model: Pi0Fast, checkpoint: Checkpoint, *, limit_mb: float = 0):
         self.limit_mb = limit_mb
         self._model = model
-        self._source = params
+        self._checkpoint = checkpoint
         self._forms: dict[Form, Params] = {}
         self._sizes: dict[Form, int] = {}
         self._lock = threading.Lock()
@@ -88,7 +86,7 @@ class ParameterStore:
         with self._lock:
             if form not in self._forms:
                 self._make_room(form, in_use)
-                self._forms[form] = self._convert(form, self._source)
+                self._forms[form] = jax.tree.map(jnp.asarray, self._make(form))
             return self._forms[form]
 
     def check(self, form: Form, in_use: frozenset[Form]) -> None:
@@ -96,7 +94,13 @@ class ParameterStore:
 
         Raises:
             MemoryLimitError: there is not.
+            VariantError: the checkpoint has no weights from which it could be made.
         """
+        stored = self._checkpoint.quantized
+        if self._checkpoint.params is None and form.quantized not in stored:
+            raise VariantError(
+                f'quantization.weights: {form.quantized}, expected {" or ".join(stored)}, as '
+                f'{self._checkpoint.folder} has no other weights')
         if not self.limit_mb:
             return
         with self._lock:
@@ -111,8 +115,7 @@ class ParameterStore:
 
     def _bytes_of(self, form: Form) -> int:
         if form not in self._sizes:
-            self._sizes[form] = tree_bytes(jax.eval_shape(
-                lambda params: self._convert(form, params), self._source))
+            self._sizes[form] = tree_bytes(jax.eval_shape(lambda: self._make(form)))
         return self._sizes[form]
 
     def _make_room(self, form: Form, in_use: frozenset[Form]) -> None:
@@ -123,7 +126,13 @@ class ParameterStore:
                 return
             del self._forms[idle]
 
-    def _convert(self, form: Form, params: Mapping[str, Any]) -> Params:
+    def _make(self, form: Form) -> Params:
+        """Return the weights in a form. May be traced."""
+        if form.quantized in self._checkpoint.quantized:
+            return self._checkpoint.quantized[form.quantized]
+        params = self._checkpoint.params
+        if form.quantized != 'none':  # Leaf by leaf, so that there is no wide copy of them all.
+            return quantize_params(self._model, params, Scheme(weights=form.quantized))
         params = jax.tree.map(jnp.asarray, params)
         if form.unrolled:
             params = self._model.unroll(params)

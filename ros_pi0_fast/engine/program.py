@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
+from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.codec.resize import resize_with_pad
 from ros_pi0_fast.engine.compiler import Compiler
@@ -19,10 +20,12 @@ from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.stages import Decode, Prefill, Resize, Vision, Vocabulary
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.attention import folded, reference
+from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import InferenceStats
 
+CACHES = {'none': LayerCache, 'int8': QuantizedLayerCache}
 MALFORMED = ('constrain', 'reject')
 FIXED = 'fixed'
 """Decode a given number of FAST ids, whatever they mean: for measuring with random weights."""
@@ -87,7 +90,9 @@ class Program:
                  max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice
         self.form = Form.of(choice.variant)
-        model = replace(model, attend=folded if choice.variant.folded_attention else reference)
+        model = replace(
+            model, attend=folded if choice.variant.folded_attention else reference,
+            layer_cache=CACHES[choice.variant.quantized_cache])
         self._codec, self._model, self._compiler = codec, model, compiler
         self._resize = Resize(size=model.config.siglip.image_size)
         self._vision = Vision(model=model)

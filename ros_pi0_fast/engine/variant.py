@@ -19,9 +19,15 @@ def _lossless(text: str, parameter: str = '') -> bool:
     return field(default=True, metadata={'help': text, 'lossless': True, 'parameter': parameter})
 
 
+def _lossy(text: str, parameter: str, *choices: str) -> str:
+    """Declare a choice that changes the tokens; the first one is off, and the default."""
+    return field(default=choices[0], metadata={'help': text, 'lossless': False,
+                                               'parameter': parameter, 'choices': choices})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """The optimizations of one inference. The default has all lossless ones on.
+    """The optimizations of one inference. The default has all lossless ones on, no lossy one.
 
     `metadata['help']` of each field says what it does, `parameter_of` how the node calls it.
 
@@ -59,24 +65,45 @@ class Variant:
         'pictures are resized on the device; off: by Pillow on the host')
     one_round_trip: bool = _lossless(
         'all stages are handed to the device at once; off: the host waits after each')
+    quantized_weights: str = _lossy(
+        'bits of the weights: int8, a scale for each output; int4, a scale for each group of '
+        'inputs, with embedding and head in int8', 'quantization.weights', 'none', 'int8', 'int4')
+    quantized_cache: str = _lossy(
+        'bits of keys and values: int8, a scale for each token and head',
+        'quantization.kv_cache', 'none', 'int8')
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            choices, value = each.metadata.get('choices'), getattr(self, each.name)
+            if choices and value not in choices:
+                raise VariantError(f'{parameter_of(each.name)}: {value!r}, expected one of '
+                                   f'{", ".join(choices)}')
         for name, needed in NEEDS.items():
-            if getattr(self, name) and not getattr(self, needed):
-                raise VariantError(f'{name}: true, expected {needed} to be true with it')
+            if self.is_on(name) and not getattr(self, needed):
+                raise VariantError(f'{parameter_of(name)}: {_word(getattr(self, name))}, expected '
+                                   f'{parameter_of(needed)} to be true with it')
+
+    def is_on(self, name: str) -> bool:
+        """Tell whether a field is switched on."""
+        return getattr(self, name) not in (False, 'none')
 
     @property
     def name(self) -> str:
         """'default', 'reference', or what differs from the default: 'early_stop=false'."""
         if self == REFERENCE:
             return 'reference'
-        changed = [f'{each.name}={str(getattr(self, each.name)).lower()}'
+        changed = [f'{each.name}={_word(getattr(self, each.name))}'
                    for each in fields(self) if getattr(self, each.name) != each.default]
         return ','.join(changed) or 'default'
 
 
+def _word(value: bool | str) -> str:
+    return str(value).lower()
+
+
 NEEDS = {'in_place_cache': 'unrolled_layers', 'matrix_weights': 'unrolled_layers',
-         'flash_attention': 'packed_prefix'}
+         'flash_attention': 'packed_prefix', 'quantized_weights': 'matrix_weights',
+         'quantized_cache': 'in_place_cache'}
 """Fields that mean something only with another one on."""
 LOSSLESS = tuple(each.name for each in fields(Variant) if each.metadata['lossless'])
 """Fields that do not change the tokens."""
@@ -88,6 +115,20 @@ def parameter_of(name: str) -> str:
     """Return the name of the node's parameter for a field."""
     metadata = {each.name: each.metadata for each in fields(Variant)}[name]
     return metadata['parameter'] or f'engine.{name}'
+
+
+def field_of(parameter: str) -> str:
+    """Return the name of the field that a parameter of the node sets; a field's own is one, too.
+
+    Raises:
+        VariantError: there is no such field; the message lists them.
+    """
+    names = {each.name: each.name for each in fields(Variant)}
+    names |= {parameter_of(name): name for name in names}
+    if parameter not in names:
+        raise VariantError(f'{parameter!r}: no switch of the engine, expected one of '
+                           f'{", ".join(sorted(set(map(parameter_of, names.values()))))}')
+    return names[parameter]
 
 
 def alone(gain: str) -> Variant:

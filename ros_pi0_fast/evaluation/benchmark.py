@@ -29,7 +29,7 @@ from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.program import FIXED
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
 from ros_pi0_fast.evaluation.random_policy import random_observations, random_policy
-from ros_pi0_fast.evaluation.settings import override
+from ros_pi0_fast.evaluation.settings import variant_with
 from ros_pi0_fast.share import share_folder
 from ros_pi0_fast.types import ActionChunk, Observation
 from ros_pi0_fast.weights.checkpoint import Checkpoint
@@ -77,7 +77,7 @@ def parse_variant(text: str) -> Variant:
         return Variant()
     if text in LOSSLESS:
         return alone(text)
-    return override(Variant(), text.split(','))
+    return variant_with(text.split(','))
 
 
 def measure(engine: Engine, rows: Sequence[Row], observations: Sequence[Observation], *,

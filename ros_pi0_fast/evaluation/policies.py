@@ -8,17 +8,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ros_pi0_fast.codec.contract import check_contract
-from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.engine import Engine
-from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.evaluation.batch_policy import BatchPolicy
 from ros_pi0_fast.evaluation.closed_loop import Plan
-from ros_pi0_fast.evaluation.settings import override
+from ros_pi0_fast.evaluation.settings import variant_with
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import ActionChunk, Observation
-from ros_pi0_fast.weights.checkpoint import load_checkpoint
 
 
 def make_policy(checkpoint: Path, profile: Path, settings: Sequence[str], *,
@@ -28,22 +25,21 @@ def make_policy(checkpoint: Path, profile: Path, settings: Sequence[str], *,
     Args:
         checkpoint: folder.
         profile: YAML of the robot.
-        settings: `field=value` of engine.variant.Variant. Without any, the plain policy plans for
-            `batch` observations at once; with some, the engine plans for one after another, as
-            on a robot.
+        settings: see settings.variant_with. Without any, the plain policy plans for `batch`
+            observations at once; with some, the engine plans for one after another, as on a
+            robot.
         batch: observations that come at once.
 
     Raises:
-        ValueError: if a setting is no field of Variant; the message lists the fields.
+        ValueError: if a setting is no switch of the engine; the message lists those.
+        VariantError: if the checkpoint has no weights for it.
         ContractError, CheckpointError: if the checkpoint does not fit or cannot be read.
     """
-    variant = override(Variant(), settings)
-    robot = RobotProfile.load(profile)
-    codec = PolicyCodec.from_checkpoint(checkpoint, robot)
-    loaded = load_checkpoint(checkpoint, robot, dtype='float32')
-    check_contract(loaded.contract, robot, codec.norm_stats, codec.text, codec.fast,
-                   loaded.config)
-    if settings:
+    loaded, codec = load_policy(checkpoint, RobotProfile.load(profile))
+    stored = [] if loaded.params is not None else [
+        f'quantization.weights={name}' for name in loaded.quantized]
+    variant = variant_with([*stored, *settings])
+    if settings or loaded.params is None:
         engine = Engine(loaded, codec, variant=variant)
 
         def one_by_one(observations: Sequence[Observation]) -> list[ActionChunk]:

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from ros_pi0_fast.engine.variant import Variant, field_of
+
 T = TypeVar('T')
 WORDS = {'true': True, 'false': False, 'none': None}
 """As ROS 2 parameters write them."""
@@ -29,6 +31,23 @@ def override(config: T, assignments: Sequence[str]) -> T:
     return config
 
 
+def variant_with(assignments: Sequence[str], start: Variant | None = None) -> Variant:
+    """Return a variant with switches set, by their fields' names or the node's parameters.
+
+    Args:
+        assignments: Such as 'early_stop=false' or 'quantization.weights=int4'.
+        start: What to change; the default variant if None.
+
+    Raises:
+        ValueError: see `override`; VariantError where there is no such switch.
+    """
+    named = []
+    for assignment in assignments:
+        name, separator, text = assignment.partition('=')
+        named.append(f'{field_of(name.strip())}{separator}{text}')
+    return override(start or Variant(), named)
+
+
 def _parse(text: str) -> Any:
     if text.lower() in WORDS:
         return WORDS[text.lower()]
@@ -48,6 +67,8 @@ def _replace(config: Any, path: Sequence[str], value: Any, assignment: str) -> A
         if not dataclasses.is_dataclass(old):
             raise ValueError(f'{assignment!r}: {head} has no fields')
         return dataclasses.replace(config, **{head: _replace(old, rest, value, assignment)})
+    if isinstance(old, str) and value is None:
+        value = 'none'
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if old is not None and value is not None and type(value) is not type(old):

@@ -6,6 +6,7 @@ which. Only the reference path, which follows openpi slot by slot, needs a dense
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import flax.struct
@@ -73,13 +74,32 @@ class Attend(Protocol):
 
         Args:
             q: [b, t, n, h]: queries, already scaled, of no less precision than k.
-            k: [b, s, m, h]: keys; n is a multiple of m, heads of one group are adjacent.
-            v: [b, s, m, h]: values.
+            k: [b, s, m, h]: keys; n is a multiple of m, heads of one group are adjacent. An array,
+                or what a cache holds: see widen and slots_between.
+            v: [b, s, m, h]: values, likewise.
             visible: What each query sees; None for everything.
             score_dtype: Lowest precision of scores and softmax.
             fresh: What belongs into k and v and is not there yet.
         """
         ...
+
+
+@functools.singledispatch
+def widen(x: jax.Array) -> jax.Array:
+    """Return keys or values [b, s, m, h] as an array; register types of a cache on this."""
+    return x
+
+
+@functools.singledispatch
+def slots_between(x: jax.Array, start: jax.Array, size: int) -> jax.Array:
+    """Return `size` slots from `start` on; register types of a cache on this.
+
+    Args:
+        x: [b, s, m, h]: keys or values.
+        start: int32 []
+        size: How many.
+    """
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
 
 
 def write_slots(buffer: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
@@ -97,6 +117,7 @@ def write_slots(buffer: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax
 def reference(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
               score_dtype: jnp.dtype = jnp.float32, fresh: Fresh | None = None) -> jax.Array:
     """Attend as openpi's gemma_fast.py and flax.linen.dot_product_attention do: see Attend."""
+    k, v = widen(k), widen(v)
     if fresh is not None:
         k, v = write_slots(k, fresh.k, fresh.slot), write_slots(v, fresh.v, fresh.slot)
     b, t, n, h = q.shape
@@ -122,6 +143,7 @@ def folded(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
     b, t, n, h = q.shape
     if k.shape[2] != 1:
         return reference(q, k, v, visible, score_dtype=score_dtype, fresh=fresh)
+    k, v = widen(k), widen(v)
     rows = q.reshape(b, t * n, h)
     mask = None if visible is None else visible.mask(k.shape[1])
     if mask is not None:  # Queries that all see the same need one row of it.

@@ -21,6 +21,11 @@ class LayerCache:
     v: jax.Array
     """[b, capacity, kv_heads, head_dim]: values."""
 
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: jnp.dtype) -> LayerCache:
+        """Return a cache of [(depth,) b, capacity, kv_heads, head_dim] without tokens."""
+        return cls(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+
     def append(self, k: jax.Array, v: jax.Array, slot: jax.Array | int) -> LayerCache:
         """Return the cache with k, v [b, t, kv_heads, head_dim] written from `slot` on.
 
@@ -69,12 +74,12 @@ class KVCache:
 
 
 def init_cache(*, depth: int, batch: int, capacity: int, kv_heads: int, head_dim: int,
-               dtype: jnp.dtype, stacked: bool = False) -> KVCache:
-    """Return an empty cache."""
+               dtype: jnp.dtype, stacked: bool = False,
+               layer: type[LayerCache] = LayerCache) -> KVCache:
+    """Return an empty cache, of layers of a type with the methods of LayerCache."""
     shape = (batch, capacity, kv_heads, head_dim)
     if stacked:
         shape = (depth, *shape)
-    layers = [LayerCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
-              for _ in range(1 if stacked else depth)]
+    layers = [layer.empty(shape, dtype) for _ in range(1 if stacked else depth)]
     zero = jnp.zeros((batch,), jnp.int32)
     return KVCache(layers=layers[0] if stacked else tuple(layers), start=zero, length=zero)

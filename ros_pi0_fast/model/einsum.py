@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 Weight = Any
-"""jax.Array, or a type registered with `multiply` and `rows`."""
+"""jax.Array, or a type registered with `multiply`; of a table with `rows` and `part`, too."""
 
 
 @functools.singledispatch
@@ -38,6 +38,17 @@ def rows(w: Weight, ids: jax.Array) -> jax.Array:
         ids: int32 [...]: which rows; every one must exist.
     """
     return jnp.take(w, ids, axis=0, mode='clip')
+
+
+@functools.singledispatch
+def part(w: Weight, ids: jax.Array) -> Weight:
+    """Return an embedding table of some rows of a table; register weight types on this.
+
+    Args:
+        w: The table [vocabulary, d].
+        ids: int32 [n]: which rows; every one must exist.
+    """
+    return rows(w, ids)
 
 
 def weight(module: nn.Module, name: str, init: Callable[..., jax.Array],

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from ros_pi0_fast.model import gemma, masks, siglip
 from ros_pi0_fast.model.attention import Attend, Visible, reference
-from ros_pi0_fast.model.cache import KVCache, init_cache
+from ros_pi0_fast.model.cache import KVCache, LayerCache, init_cache
 from ros_pi0_fast.model.config import Pi0FastConfig
-from ros_pi0_fast.model.einsum import Weight, einsum, rows
+from ros_pi0_fast.model.einsum import Weight, einsum, part
 from ros_pi0_fast.model.gemma import Tokens, take_token
 from ros_pi0_fast.model.layers import Layers, Params, run_layers, stack, unroll
 
@@ -38,6 +38,8 @@ class Pi0Fast:
     config: Pi0FastConfig
     attend: Attend = field(default=reference, kw_only=True)
     """Implementation of attention, of SigLIP's and Gemma's."""
+    layer_cache: type[LayerCache] = field(default=LayerCache, kw_only=True)
+    """What keeps a layer's keys and values."""
     remat: str | None = field(default=None, kw_only=True)
     """Policy of gradient checkpointing: see run_layers."""
 
@@ -69,7 +71,7 @@ class Pi0Fast:
         size = self.config.gemma
         return init_cache(
             depth=size.depth, batch=batch, capacity=capacity, kv_heads=size.num_kv_heads,
-            head_dim=size.head_dim, dtype=self.dtype,
+            head_dim=size.head_dim, dtype=self.dtype, layer=self.layer_cache,
             stacked=stacked or not isinstance(params['PaliGemma']['llm']['layers'], tuple))
 
     def embed_image(self, params: Params, images: jax.Array) -> jax.Array:
@@ -205,7 +207,7 @@ class Pi0Fast:
     def head(self, params: Params, ids: jax.Array | None = None) -> Weight:
         """Return the output head [vocabulary, d], or its rows for int32 ids [n]: [n, d]."""
         table = params['PaliGemma']['llm']['embedder']['input_embedding']
-        return table if ids is None else rows(table, ids)
+        return table if ids is None else part(table, ids)
 
     def project(self, hidden: jax.Array, head: Weight) -> jax.Array:
         """Return logits [..., n] of hidden [..., d] for a head [n, d].

@@ -76,7 +76,9 @@ DECLARATIONS = (
     Declaration(name='profile_chunks', default=5, low=1, high=1000,
                 description='chunks in a trace'),
     *(Declaration(name=parameter_of(gain.name), default=gain.default,
-                  description=f'lossless: {gain.metadata["help"]}') for gain in fields(Variant)),
+                  choices=gain.metadata.get('choices', ()),
+                  description=f'{"lossless" if gain.metadata["lossless"] else "lossy"}: '
+                              f'{gain.metadata["help"]}') for gain in fields(Variant)),
     Declaration(name='malformed', default='constrain', choices=MALFORMED,
                 description='constrain: decode only ids from which a whole chunk comes; reject: '
                             'decode freely and publish what is no chunk as not valid'),

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ros_pi0_fast.accel.quantization import Scheme
 from ros_pi0_fast.model.config import GemmaConfig, Pi0FastConfig, SiglipConfig, get_config
 from ros_pi0_fast.sim.episodes import EpisodeConfig
 from ros_pi0_fast.sim.tasks import TASKS
@@ -68,6 +69,8 @@ class PolicyRun:
     the way back is longer than any that the expert went."""
     pointing: float = 0.0
     """Weight of the loss of pointing at what is named: see training.pointing."""
+    quantize: Scheme | None = None
+    """Quantization to train for; the checkpoint that is written is then quantized."""
     capacity: int
     """Frames that the device holds at most. A batch, too, is counted in frames."""
     train_minutes: float = 0.0
@@ -91,6 +94,17 @@ def _tabletop() -> PolicyRun:
         pointing=0.3, train_minutes=5.2, dagger=DaggerConfig(rounds=1, episodes=1500, first=0.5))
 
 
+def _tabletop_int4() -> PolicyRun:
+    return PolicyRun(
+        name='tabletop/int4',
+        model=dataclasses.replace(get_config('tabletop'), dtype='bfloat16'),
+        start=Start(checkpoint=Path('checkpoints/tabletop')), quantize=Scheme(weights='int4'),
+        loop=LoopConfig(steps=2000, batch_size=256, learning_rate=2e-4, warmup_steps=50,
+                        ema_decay=0.99, steps_per_dispatch=25, checkpoint_every=1000),
+        expert=EpisodeConfig(first_look_only=0.83), expert_episodes=24_000, capacity=120_000,
+        dagger=DaggerConfig(rounds=0))
+
+
 def _smoke() -> PolicyRun:
     model = Pi0FastConfig(
         siglip=SiglipConfig(width=32, depth=1, mlp_dim=64, num_heads=2, patch_size=(16, 16),
@@ -106,7 +120,7 @@ def _smoke() -> PolicyRun:
         dagger=DaggerConfig(rounds=1, episodes=6, slots=3, first=0.5, last=0.5))
 
 
-_RUNS = {'tabletop': _tabletop, 'smoke': _smoke}
+_RUNS = {'tabletop': _tabletop, 'tabletop_int4': _tabletop_int4, 'smoke': _smoke}
 
 
 def get_run(name: str) -> PolicyRun:

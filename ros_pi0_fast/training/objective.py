@@ -7,15 +7,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ros_pi0_fast.accel.quantization import Scheme, fake_quantized
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.training.augment import AugmentConfig, augment
 from ros_pi0_fast.training.data import IMAGE, TOKEN_ARRAYS
 from ros_pi0_fast.training.loop import Batch, LossFunction
-from ros_pi0_fast.training.pointing import POINTER, pointing_layer, pointing_loss
+from ros_pi0_fast.training.pointing import (
+    POINTER,
+    pointing_layer,
+    pointing_loss,
+    without_pointer,
+)
 
 
 def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *, unroll: bool = False,
-                    pointing: float = 0.0) -> LossFunction:
+                    pointing: float = 0.0, scheme: Scheme | None = None) -> LossFunction:
     """Return the mean over examples of openpi's compute_loss.
 
     The loss takes the arrays of `data.encode_frames`: a picture is encoded once for all of its
@@ -28,20 +34,21 @@ def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *, unroll: boo
         unroll: compile layers one by one instead of scanning over them.
         pointing: weight of the loss of pointing, whose weights are beside the policy's then; needs
             unrolled layers.
+        scheme: quantization to train for; needs unrolled layers.
 
     Raises:
-        ValueError: if pointing is asked for without unrolled layers.
+        ValueError: if pointing or quantization is asked for without unrolled layers.
     """
-    if pointing and not unroll:
-        raise ValueError(f'pointing: {pointing:g}, expected 0, or unroll=True with it')
+    if (pointing or scheme) and not unroll:
+        raise ValueError('unroll: false, expected true with pointing and with quantization')
 
     def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict]:
-        batch = {name: array.reshape(-1, array.shape[-1]) for name, array in arrays.items()
-                 if name in TOKEN_ARRAYS}
-        batch['images'] = _pictures(model, arrays, rng, config)
-        each, middle = model.loss_and_middle(
-            model.unroll(params) if unroll else params, batch,
-            pointing_layer(model) if pointing else None)
+        batch = model_batch(model, arrays, rng, config)
+        weights = model.unroll(without_pointer(params)) if unroll else params
+        if scheme is not None:
+            weights = fake_quantized(model, weights, scheme)
+        each, middle = model.loss_and_middle(weights, batch,
+                                             pointing_layer(model) if pointing else None)
         metrics = {'worst_example': jnp.max(each), 'token_loss': jnp.mean(each)}
         if not pointing:
             return jnp.mean(each), metrics
@@ -51,6 +58,14 @@ def next_token_loss(model: Pi0Fast, config: AugmentConfig | None, *, unroll: boo
                 metrics | {'pointing_loss': lost, 'pointing_right': right})
 
     return loss
+
+
+def model_batch(model: Pi0Fast, arrays: Batch, rng: jax.Array,
+                config: AugmentConfig | None) -> dict[str, Any]:
+    """Return what Pi0Fast.loss takes for arrays of `data.encode_frames`."""
+    batch: dict[str, Any] = {name: array.reshape(-1, array.shape[-1])
+                             for name, array in arrays.items() if name in TOKEN_ARRAYS}
+    return {**batch, 'images': _pictures(model, arrays, rng, config)}
 
 
 def _pictures(model: Pi0Fast, arrays: Batch, rng: jax.Array,

@@ -89,8 +89,8 @@ class PolicyTraining:
         model = Pi0Fast(run.model, remat=run.remat)
         self._model = model
         self.loop = TrainLoop(run.loop, next_token_loss(
-            model, run.augment, unroll=run.unroll, pointing=run.pointing),
-                              work, mesh=data_mesh())
+            model, run.augment, unroll=run.unroll, pointing=run.pointing,
+            scheme=run.quantize), work, mesh=data_mesh())
         self._dataset = DeviceDataset(run.capacity, self.loop.replicated)
         self._said = 0.0
         self._run = map
@@ -123,7 +123,9 @@ class PolicyTraining:
         title = (f'{self.run.name}: {self._dataset.rows:,} frames, {int(state.step):,} steps of '
                  f'{self.run.loop.batch_size}')
         export_checkpoint(out, without_pointer(state.ema), self.codec, title=title,
-                          records=self.loop.metrics.read(), summary=self.summary(state))
+                          records=self.loop.metrics.read(), summary=self.summary(state),
+                          quantize=None if self.run.quantize is None else (
+                              self._model, self.run.quantize))
 
     def summary(self, state: TrainState) -> dict[str, Any]:
         """Return the run in numbers."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,21 @@ __all__ = ['Checkpoint', 'CheckpointError', 'load_checkpoint', 'save_checkpoint'
 class Checkpoint:
     """What the engine runs."""
 
-    params: Mapping[str, Any]
-    """Nested dict with openpi's names, layers stacked."""
+    params: Mapping[str, Any] | None
+    """Nested dict with openpi's names, layers stacked; None where only quantized weights are
+    stored."""
     config: Pi0FastConfig
     """The architecture, derived from the shapes of the parameters."""
     contract: PolicyContract | None
     """What the policy was trained for; None for an openpi checkpoint, which does not tell."""
     folder: Path
+    quantized: Mapping[str, Any] = field(default_factory=dict)
+    """'int8' or 'int4' -> parameters that are quantized already: see accel.quantization."""
 
 
 def load_checkpoint(folder: str | Path, profile: RobotProfile | None = None, *,
                     dtype: str | None = None, progress: Progress | None = None,
-                    place: Place = lambda leaf: leaf, allow_extra: bool = False,
+                    place: Place = lambda name, leaf: leaf, allow_extra: bool = False,
                     lora_scaling: float = 1.0) -> Checkpoint:
     """Read a checkpoint of this package or of openpi.
 

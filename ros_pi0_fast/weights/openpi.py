@@ -18,11 +18,12 @@ from ros_pi0_fast.weights.errors import CheckpointError
 from ros_pi0_fast.weights.layout import check_layout, expected_dims
 from ros_pi0_fast.weights.reader import find_params, open_leaves, read_leaf
 
-__all__ = ['CheckpointError', 'load_params', 'progress_bar', 'save_params']
+__all__ = ['CheckpointError', 'load_params', 'open_shapes', 'progress_bar', 'save_params']
 
 Progress = Callable[[str, int, int], None]
 """(leaf just read, bytes read so far, bytes in all)."""
-Place = Callable[[np.ndarray], Any]
+Place = Callable[[str, np.ndarray], Any]
+"""(name of a leaf, the leaf) -> what takes its place."""
 
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 # Large leaves are written in pieces, so that reading one needs little more memory than itself.
@@ -30,7 +31,7 @@ CHUNK_BYTES = 64 << 20
 
 
 def load_params(folder: str | Path, *, dtype: str | None = None, progress: Progress | None = None,
-                place: Place = lambda leaf: leaf, allow_extra: bool = False,
+                place: Place = lambda name, leaf: leaf, allow_extra: bool = False,
                 lora_scaling: float = 1.0) -> dict[str, Any]:
     """Read the parameters of an openpi checkpoint; low-rank updates are merged.
 
@@ -40,8 +41,8 @@ def load_params(folder: str | Path, *, dtype: str | None = None, progress: Progr
         folder: The checkpoint, or its params folder.
         dtype: 'float32', 'bfloat16', or None for as it is stored.
         progress: Called after each leaf.
-        place: Called on each leaf; what it returns takes the leaf's place (jax.device_put, so
-            that leaves go to the device one by one).
+        place: Called on each leaf as soon as it is read; what it returns takes the leaf's place.
+            So leaves can go to the device, or be quantized, one by one.
         allow_extra: Leave out leaves that Pi0-FAST does not have, as openpi does, instead of
             refusing them.
         lora_scaling: alpha / rank of low-rank updates, 1 in all of openpi's configs; a checkpoint
@@ -71,10 +72,32 @@ def load_params(folder: str | Path, *, dtype: str | None = None, progress: Progr
         if leaf.name in lora.LORA and lora.factors(leaf.name)[0] in factors:
             a, b = (read_leaf(folder, leaves[name], None) for name in lora.factors(leaf.name))
             value = lora.merge(leaf.name, value, a, b, lora_scaling)
-        _insert(tree, leaf.name, place(value))
+        _insert(tree, leaf.name, place(leaf.name, value))
         done += leaf.nbytes(wanted)
         if progress is not None:
             progress(leaf.name, done, total)
+    return tree
+
+
+def open_shapes(folder: str | Path) -> dict[str, Any]:
+    """Return the shapes and dtypes of a checkpoint's parameters; none is read.
+
+    Returns:
+        Nested dict of jax.ShapeDtypeStruct with openpi's names, layers stacked; low-rank updates
+        are left out, as `load_params` merges them.
+
+    Raises:
+        CheckpointError: see load_params.
+    """
+    import jax
+
+    folder = find_params(folder)
+    leaves = open_leaves(folder)
+    _check(str(folder), leaves)
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        if name not in lora.factor_names():
+            _insert(tree, name, jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype))
     return tree
 
 

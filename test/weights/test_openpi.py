@@ -95,7 +95,8 @@ def test_orbax_restores_what_is_written_as_openpi_asks_it_to(saved, params):
 
 def test_leaves_are_cast_placed_and_counted(saved, params):
     seen, placed = [], []
-    loaded = load_params(saved, dtype='bfloat16', place=lambda leaf: placed.append(leaf) or leaf,
+    loaded = load_params(saved, dtype='bfloat16',
+                         place=lambda name, leaf: placed.append(leaf) or leaf,
                          progress=lambda *step: seen.append(step))
     expected = jax.tree.map(lambda leaf: leaf.astype('bfloat16'), params)
     assert_same(loaded, expected)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ros_pi0_fast.accel.kernels.device import Device
-from ros_pi0_fast.model.attention import Fresh, Visible, write_slots
+from ros_pi0_fast.model.attention import Fresh, Visible, widen, write_slots
 
 WIDEST = {9.0: 256, 8.0: 128}
 """Largest head dimension from a compute capability on."""
@@ -23,6 +23,7 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
     del score_dtype  # cuDNN keeps scores in float32.
     if visible is not None and not visible.uniform:
         raise ValueError('visible: queries that see different slots, expected uniform ones')
+    k, v = widen(k), widen(v)
     if fresh is not None:
         k, v = write_slots(k, fresh.k, fresh.slot), write_slots(v, fresh.v, fresh.slot)
     lengths = None if visible is None else jnp.broadcast_to(visible.end[:, 0], q.shape[:1])

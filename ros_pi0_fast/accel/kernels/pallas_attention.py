@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 
 from ros_pi0_fast.accel.flash_attention import DenseMaskError, row_bounds, to_rows, to_tokens
 from ros_pi0_fast.accel.kernels.device import Device
-from ros_pi0_fast.model.attention import Fresh, Visible, write_slots
+from ros_pi0_fast.model.attention import Fresh, Visible, widen, write_slots
 
 ROWS = 32
 KEYS = 64
@@ -42,6 +42,7 @@ def pallas(q: jax.Array, k: jax.Array, v: jax.Array, visible: Visible | None, *,
     del score_dtype  # No lower than float32.
     if visible is not None and visible.dense is not None:
         raise DenseMaskError('visible: a dense mask, expected ranges of slots (packed_prefix)')
+    k, v = widen(k), widen(v)
     if fresh is not None:
         k, v = write_slots(k, fresh.k, fresh.slot), write_slots(v, fresh.v, fresh.slot)
     b, t, n, h = q.shape
