@@ -7,6 +7,9 @@ SOURCES := setup.py pyproject.toml scripts/install.sh scripts/without-ros-requir
 # With ROS 2 sourced, its own colcon and ros2 are used; else those of the virtual environment.
 ENTER := export PATH="$(BIN):$$PATH" MUJOCO_GL="$${MUJOCO_GL:-osmesa}";
 
+# A process a core; what a test file shares is made once, and nodes on DDS take turns.
+PARALLEL ?= -n auto --dist loadgroup
+
 .PHONY: help install demo test test-slow bench lint clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -21,7 +24,8 @@ demo: install ## simulated robot + policy node over DDS; ends by itself with a t
 test: install ## colcon build, colcon test, colcon test-result
 	@$(ENTER) colcon build --base-paths . --event-handlers console_cohesion+
 	@$(ENTER) . install/local_setup.sh && \
-	  { colcon test --base-paths . --return-code-on-test-failure --event-handlers console_direct+; rc=$$?; \
+	  { colcon test --base-paths . --return-code-on-test-failure --event-handlers console_direct+ \
+	    --pytest-args $(PARALLEL); rc=$$?; \
 	    colcon test-result --verbose && exit $$rc; }
 
 test-slow: install ## the tests that take minutes

@@ -50,7 +50,8 @@ setup(
     ],
     extras_require={
         'sim': ['mujoco>=3.2,<5', 'imageio>=2.34,<3', 'matplotlib>=3.8,<4'],
-        'test': ['pytest>=8,<10', 'pytest-timeout>=2.3,<3'],
+        'test': ['pytest>=8,<10', 'pytest-timeout>=2.3,<3', 'pytest-xdist>=3.5,<4',
+                 'qwix>=0.1.8,<0.2'],
     },
     entry_points={
         'console_scripts': [

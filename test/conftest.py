@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
+DDS = ('embedded_ros', 'ros', 'sim/test_robot_node.py')
+"""Tests below here start nodes: in turn, since they may be on the same domain."""
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    """Say which tests one process of pytest-xdist is to run: a file's, and all those with nodes."""
+    for item in items:
+        path = item.path.relative_to(REPOSITORY / 'test').as_posix()
+        group = 'dds' if path.startswith(DDS) else path
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope='session')

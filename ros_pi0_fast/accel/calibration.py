@@ -26,10 +26,10 @@ from ros_pi0_fast.accel.quantized import (
     LARGEST_INT4,
     LARGEST_SCALE,
     QuantizedMatrix,
-    group_scales,
     group_size_for,
     pack,
     pad_inputs,
+    quantize_int4,
 )
 from ros_pi0_fast.model.einsum import multiply
 from ros_pi0_fast.model.layers import Params
@@ -117,8 +117,9 @@ def gptq_int4(w: jax.Array, moments: np.ndarray, group_size: int | None = None,
     left = np.array(pad_inputs(w.astype(jnp.float32), size), np.float64)
     spread = _spread(moments, len(left))
     blocks = np.abs(left).reshape(-1, size, left.shape[1]).max(axis=1)
-    unit = np.asarray(group_scales(jnp.asarray(blocks, jnp.float32), name)[1], np.float64)
-    unit = unit * HEADROOM
+    unit = blocks.max(axis=0) / LARGEST_INT4 / LARGEST_SCALE * HEADROOM
+    if not np.isfinite(unit).all() or not unit.all():
+        return quantize_int4(w, group_size, name)  # Which says what is wrong.
     values, groups = np.zeros(left.shape, np.int8), np.zeros(blocks.shape, np.uint8)
     for group, start in enumerate(range(0, len(left), size)):
         end = start + size

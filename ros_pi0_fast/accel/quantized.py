@@ -11,8 +11,10 @@ block, so that no wide copy of a weight ever exists. Symmetric, no zero points:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -103,8 +105,13 @@ def quantize_int8(w: jax.Array, name: str = 'matrix') -> QuantizedMatrix:
     Raises:
         QuantizationError: an output channel has NaN or infinity, or nothing but 0.
     """
+    return _checked(_quantize_int8(w), name)
+
+
+@jax.jit
+def _quantize_int8(w: jax.Array) -> QuantizedMatrix:
     wide = w.astype(jnp.float32)
-    scale = _check_scale(jnp.max(jnp.abs(wide), axis=0) / LARGEST_INT8, name)
+    scale = jnp.max(jnp.abs(wide), axis=0) / LARGEST_INT8
     return QuantizedMatrix(values=_round(wide / scale, LARGEST_INT8), scale=scale, groups=None,
                            inputs=w.shape[0])
 
@@ -135,10 +142,13 @@ def quantize_int4(w: jax.Array, group_size: int | None = None,
     Raises:
         QuantizationError: see quantize_int8 and group_size_for.
     """
-    size = group_size_for(w.shape[0], group_size, name)
-    wide = pad_inputs(w.astype(jnp.float32), size)
-    blocks = wide.reshape(-1, size, w.shape[1])
-    groups, scale = group_scales(jnp.max(jnp.abs(blocks), axis=1), name)
+    return _checked(_quantize_int4(w, group_size_for(w.shape[0], group_size, name)), name)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _quantize_int4(w: jax.Array, size: int) -> QuantizedMatrix:
+    blocks = pad_inputs(w.astype(jnp.float32), size).reshape(-1, size, w.shape[1])
+    groups, scale = group_scales(jnp.max(jnp.abs(blocks), axis=1))
     steps = (groups.astype(jnp.float32) * scale)[:, None]
     values = _round(blocks / steps, LARGEST_INT4)
     return QuantizedMatrix(values=pack(values), scale=scale, groups=groups, inputs=w.shape[0])
@@ -149,7 +159,7 @@ def pad_inputs(w: jax.Array, size: int) -> jax.Array:
     return jnp.pad(w, ((0, -w.shape[0] % size), (0, 0)))
 
 
-def group_scales(largest: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
+def group_scales(largest: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the scales of groups whose largest values are given, float32 [n, out].
 
     Rounded up, so that no value is cut off.
@@ -158,7 +168,7 @@ def group_scales(largest: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
         uint8 [n, out] and their unit, float32 [out]; see QuantizedMatrix.
     """
     exact = largest / LARGEST_INT4
-    unit = _check_scale(jnp.max(exact, axis=0) / LARGEST_SCALE, name)
+    unit = jnp.max(exact, axis=0) / LARGEST_SCALE
     # A little less than exact, so that the largest itself is not rounded up beyond its range.
     return jnp.clip(jnp.ceil(exact / unit * (1 - 1e-6)), 1, LARGEST_SCALE).astype(jnp.uint8), unit
 
@@ -177,9 +187,14 @@ def quantize_table(table: jax.Array, name: str = 'table') -> QuantizedTable:
     Raises:
         QuantizationError: a row has NaN or infinity.
     """
+    return _checked(_quantize_table(table), name)
+
+
+@jax.jit
+def _quantize_table(table: jax.Array) -> QuantizedTable:
     wide = table.astype(jnp.float32)
     largest = jnp.max(jnp.abs(wide), axis=1)
-    scale = _check_scale(jnp.where(largest == 0, 1.0, largest) / LARGEST_INT8, name)
+    scale = jnp.where(largest == 0, 1.0, largest) / LARGEST_INT8
     return QuantizedTable(values=_round(wide / scale[:, None], LARGEST_INT8), scale=scale,
                           dtype=jnp.dtype(table.dtype))
 
@@ -188,17 +203,20 @@ def _round(x: jax.Array, largest: int) -> jax.Array:
     return jnp.clip(jnp.round(x), -largest, largest).astype(jnp.int8)
 
 
-def _check_scale(scale: jax.Array, name: str) -> jax.Array:
-    """Return scales [channels]; refuse those that mean nothing (unless only shapes are known)."""
-    if isinstance(scale, jax.core.Tracer):
-        return scale
-    host = np.asarray(scale)
-    for wrong, what in ((~np.isfinite(host), 'NaN or infinity'), (host == 0, 'nothing but 0')):
+Quantized = TypeVar('Quantized', QuantizedMatrix, QuantizedTable)
+
+
+def _checked(found: Quantized, name: str) -> Quantized:
+    """Return what was quantized; refuse scales that mean nothing, unless only shapes are known."""
+    if isinstance(found.scale, jax.core.Tracer):
+        return found
+    scale = np.asarray(found.scale)
+    for wrong, what in ((~np.isfinite(scale), 'NaN or infinity'), (scale == 0, 'nothing but 0')):
         if wrong.any():
-            raise QuantizationError(f'{name}: channel {int(np.argmax(wrong))} of {len(host)} has '
+            raise QuantizationError(f'{name}: channel {int(np.argmax(wrong))} of {len(scale)} has '
                                     f'{what} ({int(wrong.sum())} such), expected finite weights, '
                                     'some of them not 0')
-    return scale
+    return found
 
 
 # --- multiplying -----------------------------------------------------------------------------

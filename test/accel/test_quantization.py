@@ -40,7 +40,7 @@ def model():
 
 @pytest.fixture(scope='module')
 def params(model):
-    return model.init(jax.random.key(0))
+    return jax.jit(model.init)(jax.random.key(0))
 
 
 @pytest.fixture(scope='module')
