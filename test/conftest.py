@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """Say which tests one process of pytest-xdist is to run: a file's, and all those with nodes."""
+    """Say what one process of pytest-xdist is to run: a file's tests, and all those with nodes."""
     for item in items:
         path = item.path.relative_to(REPOSITORY / 'test').as_posix()
         group = 'dds' if path.startswith(DDS) else path

@@ -84,10 +84,13 @@ class ParameterStore:
         """
         self.check(form, in_use)
         with self._lock:
-            if form not in self._forms:
-                self._make_room(form, in_use)
-                self._forms[form] = jax.tree.map(jnp.asarray, self._make(form))
-            return self._forms[form]
+            if form in self._forms:
+                return self._forms[form]
+            self._make_room(form, in_use)
+        # Not under the lock, for which an inference that reports `bytes` would have to wait.
+        made = jax.tree.map(jnp.asarray, self._make(form))
+        with self._lock:
+            return self._forms.setdefault(form, made)
 
     def check(self, form: Form, in_use: frozenset[Form]) -> None:
         """Check that there is room for a form beside those in use.

@@ -52,6 +52,8 @@ class Row:
     times: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
     identical: int = 0
     """Observations whose tokens are those of the first variant."""
+    agreement: float = 1.0
+    """Fraction of the tokens that are those of the first variant at the same place."""
     passes: list[int] = field(default_factory=list)
 
     def add(self, chunk: ActionChunk) -> None:
@@ -107,13 +109,21 @@ def _compare(engine: Engine, rows: Sequence[Row], observations: Sequence[Observa
         found = [engine.infer(observation).token_ids for observation in observations]
         expected = expected or found
         row.identical = sum(map(np.array_equal, found, expected))
+        row.agreement = float(np.mean(list(map(token_agreement, found, expected))))
+
+
+def token_agreement(ids: np.ndarray, expected: np.ndarray) -> float:
+    """Return the fraction of the places of the longer one at which two sequences have the same."""
+    shorter = min(len(ids), len(expected))
+    same = np.sum(np.asarray(ids)[:shorter] == np.asarray(expected)[:shorter])
+    return float(same / max(len(ids), len(expected)))
 
 
 def report(preset: str, rows: Sequence[Row], observations: int) -> str:
     """Return the table, and one line of JSON after it."""
     base = rows[0]
     lines = [f'{"variant":<28}{"total":>9}{"p95":>9}{"vision":>9}{"prefill":>9}{"decode":>9}'
-             f'{"pass":>8}{"ratio":>8}{"tokens":>10}{"MiB":>8}{"compile":>9}']
+             f'{"pass":>8}{"ratio":>8}{"tokens":>10}{"agree":>8}{"MiB":>8}{"compile":>9}']
     data = {}
     for row in rows:
         vision, prefill, decode, total = (row.median(stage) for stage in STAGES)
@@ -122,16 +132,18 @@ def report(preset: str, rows: Sequence[Row], observations: int) -> str:
         each = decode / max(float(np.median(row.passes)), 1)
         lines.append(
             f'{row.name:<28}{total:9.1f}{p95:9.1f}{vision:9.1f}{prefill:9.1f}{decode:9.1f}'
-            f'{each:8.2f}{ratio:7.2f}x{row.identical:>6}/{observations}{row.peak_mb:8.0f}'
-            f'{row.compile_s:8.1f}s')
+            f'{each:8.2f}{ratio:7.2f}x{row.identical:>6}/{observations}{100 * row.agreement:7.1f}%'
+            f'{row.peak_mb:8.0f}{row.compile_s:8.1f}s')
         data[row.name] = {
             'total_ms': total, 'p95_ms': p95, 'vision_ms': vision, 'prefill_ms': prefill,
             'decode_ms': decode, 'pass_ms': each, 'ratio': ratio,
             'decode_ratio': base.median('decode_ms') / decode,
             'tokens_identical': row.identical == observations,
+            'token_agreement': row.agreement,
             'peak_mb': row.peak_mb, 'compile_s': row.compile_s}
     lines.append('milliseconds, medians; pass: one pass of the decoder; ratio: total of '
-                 f'{base.name} over total; tokens: observations with the tokens of {base.name}')
+                 f'{base.name} over total; tokens: observations with the tokens of {base.name}; '
+                 'agree: tokens that are the same at the same place')
     return '\n'.join([*lines, json.dumps({'preset': preset, 'variants': data})])
 
 
@@ -185,6 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--prompt-tokens', type=int, default=120,
                         help='of each prompt, where weights are random')
     parser.add_argument('--tokens', type=int, default=48, help='decoded, where weights are random')
+    parser.add_argument('--compiler-option', action='append', default=[], metavar='NAME=VALUE',
+                        help="XLA's, for all executables, such as "
+                        'xla_cpu_prefer_vector_width=512')
     options = parser.parse_args(arguments)
     try:
         rows = [Row(name=name, variant=parse_variant(name)) for name in options.variants]
@@ -193,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prompt_tokens=options.prompt_tokens, tokens=options.tokens)
     except ValueError as error:
         parser.error(str(error))
-    engine = Engine(checkpoint, codec, variant=rows[0].variant, **how)
+    engine = Engine(checkpoint, codec, variant=rows[0].variant, **how, compiler_options=tuple(
+        tuple(text.split('=', 1)) for text in options.compiler_option))
     measure(engine, rows, seen, runs=options.runs)
     print(report(options.preset, rows, len(seen)))
 

@@ -44,7 +44,8 @@ def variant_with(assignments: Sequence[str], start: Variant | None = None) -> Va
     named = []
     for assignment in assignments:
         name, separator, text = assignment.partition('=')
-        named.append(f'{field_of(name.strip())}{separator}{text}')
+        field = field_of(name.strip()) if separator else name
+        named.append(f'{field}{separator}{text}')
     return override(start or Variant(), named)
 
 

@@ -9,7 +9,13 @@ from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, VariantError, alone
 from ros_pi0_fast.evaluation import benchmark
-from ros_pi0_fast.evaluation.benchmark import Row, measure, parse_variant, report
+from ros_pi0_fast.evaluation.benchmark import (
+    Row,
+    measure,
+    parse_variant,
+    report,
+    token_agreement,
+)
 from ros_pi0_fast.evaluation.machine import Machine
 from ros_pi0_fast.evaluation.profile import profile, stage_table
 from ros_pi0_fast.evaluation.random_policy import random_observations, random_policy
@@ -58,10 +64,19 @@ def test_other_tokens_are_counted(engine, observations, monkeypatch):
     monkeypatch.setattr(Engine, 'infer', change)
     measure(engine, rows, observations, runs=1)
     assert [row.identical for row in rows] == [3, 2]
+    assert rows[0].agreement == 1 and 0.6 < rows[1].agreement < 1
     assert '"tokens_identical": false' in report('tabletop', rows, 3)
 
 
+def test_agreement_counts_places():
+    for ids, expected, agreement in (([1, 2, 3], [1, 2, 3], 1), ([1, 9, 3], [1, 2, 3], 2 / 3),
+                                     ([1, 2], [1, 2, 3, 4], 0.5), ([7], [1, 2], 0)):
+        assert token_agreement(np.array(ids), np.array(expected)) == pytest.approx(agreement)
+
+
 def test_variants_by_name():
+    assert parse_variant('quantization.weights=int4,quantized_cache=int8') == Variant(
+        quantized_weights='int4', quantized_cache='int8')
     assert parse_variant('reference') == REFERENCE and parse_variant('default') == Variant()
     assert parse_variant('early_stop=false,cut_head=false') == Variant(early_stop=False,
                                                                        cut_head=False)
@@ -71,7 +86,7 @@ def test_variants_by_name():
         assert gain in changed and len(changed) <= 2 and parse_variant(gain) == alone(gain)
     with pytest.raises(ValueError, match="'turbo': expected field=value"):
         parse_variant('turbo')
-    with pytest.raises(VariantError, match='expected unrolled_layers to be true'):
+    with pytest.raises(VariantError, match=r'expected engine\.unrolled_layers to be true'):
         parse_variant('unrolled_layers=false')
 
 

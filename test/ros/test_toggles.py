@@ -28,7 +28,8 @@ def settings_of(variant):
 
 
 def test_toggling_at_random_leaves_no_gap(node, robot):
-    variants = [Variant(), REFERENCE, *map(alone, LOSSLESS)]
+    variants = [Variant(), REFERENCE, *map(alone, LOSSLESS), Variant(quantized_weights='int8'),
+                Variant(quantized_weights='int4', quantized_cache='int8')]
     asked, arrivals, rng = ['default'], [], random.Random(0)
     robot.until(lambda: robot.chunks)
     robot.forget()
@@ -60,7 +61,9 @@ def test_toggling_at_random_leaves_no_gap(node, robot):
 def test_what_contradicts_itself_is_refused(node, robot):
     assert not robot.set_together(settings_of(Variant()))
     assert robot.set_parameter('engine.unrolled_layers', False) == (
-        'in_place_cache: true, expected unrolled_layers to be true with it')
+        'engine.in_place_cache: true, expected engine.unrolled_layers to be true with it')
+    assert robot.set_parameter('quantization.weights', 'int5') == (
+        "quantization.weights: found 'int5', expected one of none, int8, int4")
 
 
 def test_a_trace_of_the_next_chunks_is_written(node, robot, tmp_path):
