@@ -223,15 +223,16 @@ def _checked(found: Quantized, name: str) -> Quantized:
 
 
 def _packed_groups(m: QuantizedMatrix) -> jax.Array:
-    """Return the bytes of a matrix of 4 bits by groups, int8 [n, g / 2, out]."""
-    shape = (m.groups.shape[0], -1, m.values.shape[1])
-    return jax.lax.bitcast_convert_type(m.values.reshape(shape), jnp.int8)
+    """Return the bytes of a matrix of 4 bits by groups, uint8 [n, g / 2, out]."""
+    return m.values.reshape(m.groups.shape[0], -1, m.values.shape[1])
 
 
 def _unpack(packed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the numbers in the lower and in the upper halves of int8 bytes."""
-    low = jax.lax.shift_right_arithmetic(jax.lax.shift_left(packed, jnp.int8(4)), jnp.int8(4))
-    return low, jax.lax.shift_right_arithmetic(packed, jnp.int8(4))
+    """Return the numbers in the lower and in the upper halves of uint8 bytes, int8."""
+    def signed(half: jax.Array) -> jax.Array:
+        return (half ^ 8).astype(jnp.int8) - jnp.int8(8)
+
+    return signed(packed & 15), signed(packed >> 4)
 
 
 def _divisor(count: int, most: int) -> int:
@@ -245,10 +246,17 @@ def _dot(x: jax.Array, w: jax.Array) -> jax.Array:
     return jax.lax.dot(x, w.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
-def _sum_blocks(add: Callable, blocks: tuple, tokens: int, outputs: int) -> jax.Array:
-    """Add up add(block) over blocks, one after another: float32 [tokens, outputs]."""
-    first = jnp.zeros((tokens, outputs), jnp.float32)
-    return jax.lax.scan(lambda total, block: (total + add(*block), None), first, blocks)[0]
+def _sum_blocks(add: Callable, blocks: tuple) -> jax.Array:
+    """Add up add(block) over blocks, one after another; the first of a block are activations.
+
+    The 0 that it starts from depends on the activations. XLA would make constant zeros of all
+    layers at once and keep them until they are needed, and would widen a constant first block of
+    each weight before the decoding loop.
+    """
+    shape = jax.eval_shape(lambda *parts: add(*(x[0] for x in parts)), *blocks)
+    some = jnp.abs(blocks[0][0, 0, 0]).astype(jnp.int32)
+    start = jnp.broadcast_to(jnp.minimum(some, 0).astype(shape.dtype), shape.shape)
+    return jax.lax.scan(lambda total, block: (total + add(*block), None), start, blocks)[0]
 
 
 def _split_inputs(x: jax.Array, count: int) -> jax.Array:
@@ -260,8 +268,7 @@ def _product_int8(x: jax.Array, m: QuantizedMatrix) -> jax.Array:
     def by_blocks(x: jax.Array, values: jax.Array) -> jax.Array:
         count = values.shape[0] // _divisor(values.shape[0], INPUT_BLOCK)
         return _sum_blocks(_dot, (_split_inputs(x, count),
-                                  values.reshape(count, -1, values.shape[1])),
-                           x.shape[0], values.shape[1])
+                                  values.reshape(count, -1, values.shape[1])))
 
     # A GPU's compiler widens in the product's own loop; a CPU's would write a wide copy.
     return jax.lax.platform_dependent(x, m.values, cpu=by_blocks, default=_dot) * m.scale
@@ -276,7 +283,7 @@ def _product_int4(x: jax.Array, m: QuantizedMatrix) -> jax.Array:
         return (_dot(lower, low) + _dot(upper, high)) * group.astype(jnp.float32)
 
     def by_blocks(*blocks: jax.Array) -> jax.Array:
-        return _sum_blocks(add, blocks, x.shape[0], m.shape[1])
+        return _sum_blocks(add, blocks)
 
     def at_once(*blocks: jax.Array) -> jax.Array:
         return jnp.sum(jax.vmap(add)(*blocks), axis=0)

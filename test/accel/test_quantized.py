@@ -83,8 +83,15 @@ def test_products_are_those_of_the_widened_matrix(make, inputs, tokens):
 
 @pytest.mark.parametrize('make', [quantize_int8, quantize_int4])
 def test_no_wide_copy_of_a_matrix_is_made(make):
-    """Read from the compiled executable, for one token and for a prefix."""
+    """Read from the compiled executable: for one token, for a prefix, and in a loop of steps."""
     matrix = make(normal(1024, 2048))
+
+    def steps(matrix, x):
+        return jax.lax.fori_loop(0, x[0, 0].astype(jnp.int32), lambda _, x: jnp.tanh(
+            product(matrix, x)[:, :1024]), x)
+
+    looped = jax.jit(steps).lower(matrix, normal(1, 1024)).compile().memory_analysis()
+    assert looped.temp_size_in_bytes < 1024 * 2048 * 4 / 4
     for tokens in (1, 64):
         x = normal(tokens, 1024)
         scratch = jax.jit(product).lower(matrix, x).compile().memory_analysis()
