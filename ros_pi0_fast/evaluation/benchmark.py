@@ -29,7 +29,7 @@ from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.program import FIXED
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
 from ros_pi0_fast.evaluation.random_policy import random_observations, random_policy
-from ros_pi0_fast.evaluation.settings import variant_with
+from ros_pi0_fast.evaluation.settings import parse_value, variant_with
 from ros_pi0_fast.share import share_folder
 from ros_pi0_fast.types import ActionChunk, Observation
 from ros_pi0_fast.weights.checkpoint import Checkpoint
@@ -209,7 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     engine = Engine(checkpoint, codec, variant=rows[0].variant, **how, compiler_options=tuple(
-        tuple(text.split('=', 1)) for text in options.compiler_option))
+        (name, parse_value(value)) for name, _, value in
+        (text.partition('=') for text in options.compiler_option)))
     measure(engine, rows, seen, runs=options.runs)
     print(report(options.preset, rows, len(seen)))
 

@@ -27,7 +27,7 @@ def override(config: T, assignments: Sequence[str]) -> T:
         path, separator, text = assignment.partition('=')
         if not separator:
             raise ValueError(f'{assignment!r}: expected field=value')
-        config = _replace(config, path.strip().split('.'), _parse(text.strip()), assignment)
+        config = _replace(config, path.strip().split('.'), parse_value(text.strip()), assignment)
     return config
 
 
@@ -49,7 +49,8 @@ def variant_with(assignments: Sequence[str], start: Variant | None = None) -> Va
     return override(start or Variant(), named)
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Return the value that a command line gives: a literal, a word of ROS 2's, or text."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     try:
