@@ -55,15 +55,15 @@ def strict():
 
 
 @pytest.fixture(autouse=True)
-def quick_compilation(request):
+def quick_compilation():
     """Networks this small take longer to optimize than to run."""
-    jax.config.update('jax_disable_most_optimizations', 'optimized' not in request.keywords)
+    jax.config.update('jax_disable_most_optimizations', True)
     yield
     jax.config.update('jax_disable_most_optimizations', False)
 
 
 def config(**gemma) -> Pi0FastConfig:
-    sizes = {'width': 32, 'depth': 2, 'mlp_dim': 48, 'num_heads': 4, 'num_kv_heads': 1,
+    sizes = {'width': 32, 'depth': 1, 'mlp_dim': 48, 'num_heads': 4, 'num_kv_heads': 1,
              'head_dim': 8, 'vocab_size': 60}
     return Pi0FastConfig(
         siglip=SiglipConfig(width=24, depth=1, mlp_dim=40, num_heads=3, patch_size=(4, 8),
@@ -78,9 +78,13 @@ SMALL = Pi0Fast(config(width=16, depth=1, mlp_dim=24, head_dim=4), attend=folded
 
 @functools.cache
 def target_params():
-    params = TARGET.unroll(jax.jit(TARGET.init)(jax.random.key(0)))
-    # With weights as they are initialized, a network repeats itself.
-    return jax.tree.map(lambda leaf: SCALE * leaf, params)
+    return random_params(TARGET, jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def random_params(model, key):
+    """With weights as they are initialized, a network repeats itself."""
+    return jax.tree.map(lambda leaf: SCALE * leaf, model.unroll(model.init(key)))
 
 
 @functools.cache
@@ -248,8 +252,8 @@ def test_the_sequences_are_worth_comparing():
 # --- the likeliest -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('length', LENGTHS)
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('name', 'length'), [
+    *itertools.product(NAMES, [4]), *itertools.product(['half', 'ngram', 'model'], [1, 2, 7])])
 def test_tokens_are_those_of_greedy_decoding(name, length):
     for seed in range(5):
         found = run(seed, drafters(seed)[name], length)
@@ -262,16 +266,15 @@ def test_tokens_are_those_of_greedy_decoding(name, length):
         assert 0 <= found.accepted <= found.proposed <= length * (found.step - 1)
 
 
-@pytest.mark.parametrize('attend', [folded, flash])
-def test_tokens_are_the_same_with_the_whole_head_and_any_attention(attend):
-    model, params = dataclasses.replace(TARGET, attend=attend), target_params()
+def test_tokens_are_the_same_with_the_whole_head_and_attention_by_blocks():
+    model, params = dataclasses.replace(TARGET, attend=flash), target_params()
     hidden, cache, _ = prefilled(3)
     found = speculative(model, params, hidden, cache, options=options(4), drafter=ngram(),
                         head=model.head(params), candidates=candidates(3), grammar=grammar())
     expect_same(found, plain(3)[0])
 
 
-@pytest.mark.parametrize('around', [(BEFORE, AFTER), (BEFORE[:0], AFTER), (BEFORE, AFTER[:0])])
+@pytest.mark.parametrize('around', [(BEFORE, AFTER[:0]), (BEFORE[:0], AFTER)])
 def test_forced_ids_come_around_the_chosen_ones(around):
     forced = Forced(before=around[0], after=around[1])
     for seed in range(3):
@@ -295,7 +298,7 @@ def free(seed, eos=None, max_ids=20):
                   options=DecodeOptions(max_ids=max_ids, eos_id=eos))
 
 
-@pytest.mark.parametrize(('length', 'eos_at'), [(1, 5), (4, 5), (4, None), (7, None)])
+@pytest.mark.parametrize(('length', 'eos_at'), [(4, 5), (7, None)])
 def test_free_decoding_ends_with_eos_or_at_the_limit(length, eos_at):
     """The drafter knows what comes, and goes on beyond the end."""
     beyond = np.asarray(free(0).tokens[0])
@@ -310,10 +313,9 @@ def test_free_decoding_ends_with_eos_or_at_the_limit(length, eos_at):
     np.testing.assert_array_equal(found.cache.length, PREFIX + end - 1)
 
 
-@pytest.mark.parametrize('length', [1, 7])
-def test_k_slots_more_than_greedy_decoding_needs_are_enough(length):
+def test_k_slots_more_than_greedy_decoding_needs_are_enough():
     """Refused ids go into slots behind the last that counts, where there are just as many."""
-    expected = free(2)
+    length, expected = 7, free(2)
     most = expected.tokens.shape[1]
     always = OracleDrafter(ids=expected.tokens[0], count=jnp.asarray(99, jnp.int32),
                            right=jnp.asarray(0, jnp.int32))
@@ -416,8 +418,10 @@ def sequences(host, state=0, left=SHORT, ids=()):
                              left - host.count[state, column], (*ids, int(column)))
 
 
-def exact_distribution(host):
+@functools.cache
+def exact_distribution():
     """Return all sequences and the probability of each, by the chain rule."""
+    host = FastGrammar.build(ID_BYTES, SHORT)
     found = list(sequences(host))
     hidden, cache, _ = prefilled(0)
     known, head = np.asarray(candidates(0)), TARGET.head(target_params(), candidates(0))
@@ -471,7 +475,7 @@ def test_what_is_drawn_is_distributed_as_the_target_says(name):
         found = draw(chosen, target_params(), drawing(name), prefilled(0, 16), known,
                      tables(host), keys)
         counts.update(map(tuple, np.asarray(found).tolist()))
-    ids, p = exact_distribution(host)
+    ids, p = exact_distribution()
     model_ids = [(*np.asarray(known)[list(each)].tolist(), *[0] * (host.max_ids - len(each)))
                  for each in ids]
     observed, expected = np.array([counts[each] for each in model_ids]), p * DRAWS
@@ -524,24 +528,29 @@ def test_a_chunk_that_is_said_again_needs_the_fewest_passes():
                                                  (folded, 'ngram')])
 def test_caches_are_written_in_place(attend, drafter):
     """The loop takes over the prefill's buffers; neither cache is ever copied."""
-    jax.config.update('jax_disable_most_optimizations', False)
-    model, small = (dataclasses.replace(each, attend=attend) for each in (TARGET, SMALL))
-    hidden, cache, prefix = prefilled(0)
+    capacity = 600  # Several blocks of flash attention.
+    model = Pi0Fast(config(depth=2), attend=attend)
+    small = dataclasses.replace(SMALL, attend=attend)
+    params = jax.eval_shape(functools.partial(random_params, model), jax.random.key(0))
+    hidden, _, prefix = prefilled(0)
+    cache = jax.eval_shape(lambda params: model.init_cache(params, 1, capacity), params)
     drafter = drafters(0)[drafter]
     if isinstance(drafter, DraftModel):
         drafter = drafter.replace(model=small)
 
     def decode(params, drafter, hidden, cache):
         return speculate(model, params, hidden, cache, drafter=drafter, options=options(4),
-                         prefix=prefix, candidates=candidates(0), grammar=grammar())
+                         prefix=prefix, candidates=known, grammar=tables)
 
+    known, tables = candidates(0), grammar()
+    jax.config.update('jax_disable_most_optimizations', False)
     compiled = jax.jit(decode, donate_argnums=3).lower(
-        target_params(), drafter, hidden, cache).compile()
-    buffers = sum(leaf.nbytes for leaf in jax.tree.leaves(cache.layers))
+        params, drafter, hidden, cache).compile()
+    buffers = sum(4 * leaf.size for leaf in jax.tree.leaves(cache.layers))
     assert compiled.memory_analysis().alias_size_in_bytes >= buffers
     drafted = len(prefix.images) + len(prefix.prompt) + EXACT.max_ids + 4
     text = compiled.as_text()
-    for shape in (f'f32[1,{CAPACITY},1,8]', f'f32[1,{drafted},1,4]'):
+    for shape in (f'f32[1,{capacity},1,8]', f'f32[1,{drafted},1,4]'):
         assert shape in text or isinstance(drafter, NgramDrafter)
         assert not re.findall(rf'= {re.escape(shape)}\S* copy\(.*', text)
 
