@@ -104,7 +104,8 @@ def test_compiled_code_is_kept_for_the_next_start(start, robot, profile_file, tm
         process = start(compilation_cache=tmp_path / 'cache', robot_profile=profile_file,
                         rate_hz=50.0)
         # Not a chunk of the process before, which may still be on its way.
-        robot.until(lambda: robot.chunks and stamp_of(robot.chunks[-1]) > said, timeout=120)
+        robot.until(lambda said=said: robot.chunks and stamp_of(robot.chunks[-1]) > said,
+                    timeout=120)
         seconds.append(time.monotonic() - begun)
         assert robot.chunks[-1].valid
         assert process.stop() == 0, process.output
