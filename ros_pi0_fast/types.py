@@ -41,6 +41,14 @@ class InferenceStats:
     """Ids chosen for this chunk, the constant ones included."""
     target_passes: int = 0
     """Times the weights of the decoder were read after the prefill."""
+    draft_length: int = 0
+    """Ids that were guessed for each of these passes; 0: without speculation."""
+    drafted_tokens: int = 0
+    """Ids guessed in all, for places that there were."""
+    accepted_tokens: int = 0
+    """Guessed ids that were accepted."""
+    acceptance: float = 0.0
+    """Running probability that a guessed id is accepted, after those before it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,13 +156,8 @@ class DraftModel:
             It, with shapes [] and [n]; and the column int32 [1], the progress after it, and the
             state that the next step starts with.
         """
-        logits = rules.mask(self.model.project(hidden[:, 0], state.head), progress, chosen[None])
-        if rules.temperature == 0:
-            column, probabilities = jnp.argmax(logits, axis=-1).astype(jnp.int32), None
-        else:
-            scaled = logits.astype(jnp.float32) / rules.temperature
-            key, draw = jax.random.split(state.key)
-            column = jax.random.categorical(draw, scaled, axis=-1).astype(jnp.int32)
-            probabilities, state = jax.nn.softmax(scaled)[0], state.replace(key=key)
+        scores = rules.mask(self.model.project(hidden[:, 0], state.head), progress, chosen[None])
+        column, probabilities, key = rules.choose(scores, state.key)
+        state = state.replace(key=key)
         now = (column, rules.advance(progress, column), state)
         return Proposal(ids=column[0], probabilities=probabilities), now

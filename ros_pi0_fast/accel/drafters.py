@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.decode import GrammarTables, Progress
 
 NOTHING = -1
@@ -44,6 +45,10 @@ class SoFar:
     """int32 []: how many were chosen, at least 1, less than max_ids."""
     progress: Progress | None
     """After them, one row; None where there is no grammar."""
+    hidden: jax.Array
+    """[d]: the target's output that the last of them was chosen from."""
+    cache: KVCache
+    """The target's, of all tokens but the last of them; to be read only."""
 
 
 @flax.struct.dataclass
@@ -86,6 +91,24 @@ class Rules:
         if self.grammar is None:
             return logits
         return jnp.where(self.allowed(progress, chosen), logits, -jnp.inf)
+
+    def choose(self, scores: jax.Array, key: jax.Array | None,
+               ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """Take the likeliest column, or draw one.
+
+        Args:
+            scores: [1, n]: masked logits.
+            key: For drawing; not used at temperature 0.
+
+        Returns:
+            int32 [1]: the column; what it was drawn from, float32 [n], or None; the next key.
+        """
+        if self.temperature == 0:
+            return jnp.argmax(scores, axis=-1).astype(jnp.int32), None, key
+        scaled = scores.astype(jnp.float32) / self.temperature
+        key, draw = jax.random.split(key)
+        column = jax.random.categorical(draw, scaled, axis=-1).astype(jnp.int32)
+        return column, jax.nn.softmax(scaled)[0], key
 
     def advance(self, progress: Progress | None, columns: jax.Array) -> Progress | None:
         """Return the progress of t rows after columns int32 [t]."""

@@ -15,7 +15,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ros_pi0_fast.accel.acceptance import accept_drawn, accept_likeliest
 from ros_pi0_fast.accel.drafters import Drafter, Prefix, Proposal, Rules, SoFar
+from ros_pi0_fast.accel.relaxation import Relaxation
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.decode import DecodeOptions, Forced, GrammarTables, Progress
 from ros_pi0_fast.model.einsum import Weight
@@ -58,6 +60,8 @@ class SpeculativeState:
     """bool []: the chunk is complete, the last id is EOS, or there are max_ids."""
     progress: Progress | None
     """By the grammar, one row; None where there is none."""
+    hidden: jax.Array
+    """[d]: the output that the last id was chosen from."""
     cache: KVCache
     """Of all tokens but the one chosen last; what is in slots beyond its length is of no use."""
     draft: Any
@@ -68,6 +72,8 @@ class SpeculativeState:
     """int32 []: those of them that were chosen."""
     key: jax.Array | None
     """For drawing; None at temperature 0."""
+    changed: jax.Array | None
+    """float32 [joints]: what relaxed acceptance changed so far; None where it is exact."""
 
 
 @flax.struct.dataclass
@@ -92,7 +98,7 @@ def speculate(model: Pi0Fast, params: Params, hidden: jax.Array, cache: KVCache,
               options: SpeculativeOptions, drafter: Drafter, prefix: Prefix | None = None,
               candidates: jax.Array | None = None, head: Weight | None = None,
               grammar: GrammarTables | None = None, forced: Forced | None = None,
-              key: jax.Array | None = None) -> Speculated:
+              relaxation: Relaxation | None = None, key: jax.Array | None = None) -> Speculated:
     """Choose ids as model.decode.greedy does, or draw them, in fewer passes.
 
     Ids that are forced cost no passes of their own: those before the chunk are fed in one, those
@@ -112,21 +118,27 @@ def speculate(model: Pi0Fast, params: Params, hidden: jax.Array, cache: KVCache,
         head: See greedy.
         grammar: See greedy.
         forced: See greedy.
+        relaxation: Of what is accepted, needing a grammar; None for exact acceptance.
         key: For drawing; needed if the temperature is not 0.
 
     Raises:
-        ValueError: there are several rows; a temperature without a key.
+        ValueError: there are several rows; a temperature without a key, or with a relaxation.
     """
     if hidden.shape[0] != 1:
         raise ValueError(f'hidden: {hidden.shape[0]} rows, expected one')
     if options.temperature and key is None:
         raise ValueError(f'key: None, expected one at temperature {options.temperature:g}')
+    if options.temperature and relaxation is not None:
+        raise ValueError(f'relaxation: given, expected None at temperature '
+                         f'{options.temperature:g}')
     rules = Rules(grammar=grammar, candidates=candidates, max_ids=options.max_ids,
                   temperature=options.temperature)
     head = model.head(params, candidates) if head is None else head
-    loop = _Loop(model, params, head, rules, options, drafter)
+    loop = _Loop(model, params, head, rules, options, drafter, relaxation)
     with jax.named_scope('decode'):
-        state = _start(cache, rules, options.draft_length, drafter, prefix, key)
+        changed = None if relaxation is None else relaxation.unused()
+        state = _start(hidden, cache, rules, options.draft_length, drafter, prefix, key)
+        state = state.replace(changed=changed)
         if forced is not None and len(forced.before):
             hidden, cache = model.decode_step(params, forced.before[None], cache)
             hidden, state = hidden[:, -1:], state.replace(cache=cache, step=state.step + 1)
@@ -135,16 +147,17 @@ def speculate(model: Pi0Fast, params: Params, hidden: jax.Array, cache: KVCache,
         return _result(state, rules, forced, options)
 
 
-def _start(cache: KVCache, rules: Rules, length: int, drafter: Drafter, prefix: Prefix | None,
-           key: jax.Array | None) -> SpeculativeState:
+def _start(hidden: jax.Array, cache: KVCache, rules: Rules, length: int, drafter: Drafter,
+           prefix: Prefix | None, key: jax.Array | None) -> SpeculativeState:
     zero, draw = jnp.zeros((), jnp.int32), None
     if rules.temperature:
         key, draw = jax.random.split(key)
     return SpeculativeState(
         step=zero, ids=jnp.zeros((rules.max_ids + length,), jnp.int32), count=zero,
-        finished=zero > 0, cache=cache, proposed=zero, accepted=zero,
+        finished=zero > 0, hidden=hidden[0, 0], cache=cache, proposed=zero, accepted=zero,
         progress=None if rules.grammar is None else Progress.start(rules.grammar, 1),
-        draft=drafter.start(prefix, rules, length, draw), key=key if rules.temperature else None)
+        draft=drafter.start(prefix, rules, length, draw), changed=None,
+        key=key if rules.temperature else None)
 
 
 def _result(state: SpeculativeState, rules: Rules, forced: Forced | None,
@@ -181,10 +194,12 @@ class _Loop:
     rules: Rules
     options: SpeculativeOptions
     drafter: Drafter
+    relaxation: Relaxation | None
 
     def body(self, state: SpeculativeState) -> SpeculativeState:
         """Have ids proposed, and feed them to the target with the one chosen last."""
-        so_far = SoFar(ids=state.ids, count=state.count, progress=state.progress)
+        so_far = SoFar(ids=state.ids, count=state.count, progress=state.progress,
+                       hidden=state.hidden, cache=state.cache)
         proposal, draft = self.drafter.propose(state.draft, so_far, self.rules,
                                                self.options.draft_length)
         last = jax.lax.dynamic_slice(state.ids, (state.count - 1,), (1,))
@@ -208,7 +223,7 @@ class _Loop:
         over = self._over(ids, progress, state.count + index)
         logits = rules.mask(self._logits(hidden[0]), progress, state.count + index)
         there = (jnp.cumprod((proposal.ids >= 0).astype(jnp.int32)) > 0) & ~over[:-1]
-        accepted, own, key = self._judge(logits, proposal, there, state.key)
+        accepted, own, state = self._judge(logits, proposal, there, progress, state)
         # Where the row ends with an accepted id, nothing is chosen after it.
         over = over[accepted]
         new = accepted + (~over).astype(jnp.int32)
@@ -222,7 +237,8 @@ class _Loop:
             finished = finished | after.complete[0]
         return state.replace(
             step=state.step + 1, count=state.count + new, finished=finished, progress=after,
-            ids=jax.lax.dynamic_update_slice(state.ids, written, (state.count,)), key=key,
+            hidden=hidden[0, accepted],
+            ids=jax.lax.dynamic_update_slice(state.ids, written, (state.count,)),
             cache=state.cache.rollback(len(index) - new), accepted=state.accepted + accepted,
             proposed=state.proposed + jnp.sum(there, dtype=jnp.int32))
 
@@ -240,62 +256,18 @@ class _Loop:
         return over if progress is None else over | progress.complete
 
     def _judge(self, logits: jax.Array, proposal: Proposal, there: jax.Array,
-               key: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Return how many ids to accept, what to choose after them, and the next key."""
-        if not self.options.temperature:
-            return *accept_likeliest(logits, proposal, there), key
-        key, draw = jax.random.split(key)
-        scaled = logits.astype(jnp.float32) / self.options.temperature
-        return *accept_drawn(jax.nn.softmax(scaled), proposal, there, draw), key
-
-
-def accept_likeliest(logits: jax.Array, proposal: Proposal, there: jax.Array,
-                     ) -> tuple[jax.Array, jax.Array]:
-    """Accept ids for as long as each is the likeliest.
-
-    Args:
-        logits: [k + 1, n]: of what comes at the place of each proposed id, and after them all.
-        proposal: Of k ids.
-        there: bool [k]: the id may be accepted; once false, false for all that come after.
-
-    Returns:
-        int32 []: how many ids are accepted; and int32 []: the column to choose after them.
-    """
-    choice = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    accepted = _leading(there & (choice[:-1] == proposal.ids))
-    return accepted, choice[accepted]
-
-
-def accept_drawn(p: jax.Array, proposal: Proposal, there: jax.Array, key: jax.Array,
-                 ) -> tuple[jax.Array, jax.Array]:
-    """Accept ids so that what is chosen is distributed as p (arXiv:2211.17192, algorithm 1).
-
-    An id that was drawn from q stays with probability min(1, p / q). After the first that does
-    not, one is drawn from what of p is not in q; after them all, from p.
-
-    Args:
-        p: float32 [k + 1, n]: the target's probabilities at each place.
-        proposal: Of k ids. Those that were not drawn count as having had probability 1.
-        there: See accept_likeliest.
-        key: For drawing.
-
-    Returns:
-        See accept_likeliest.
-    """
-    uniform, draw = jax.random.split(key)
-    q = proposal.probabilities
-    q = jax.nn.one_hot(proposal.ids, p.shape[-1], dtype=p.dtype) if q is None else q
-    q = jnp.where(there[:, None], q, 0.0)
-    at = jnp.maximum(proposal.ids, 0)[:, None]
-    p_of, q_of = (jnp.take_along_axis(x, at, axis=1)[:, 0] for x in (p[:-1], q))
-    stays = jax.random.uniform(uniform, p_of.shape) * q_of < p_of
-    accepted = _leading(there & stays)
-    left = jnp.maximum(p - jnp.concatenate([q, jnp.zeros_like(p[:1])]), 0.0)[accepted]
-    # Rounding may leave nothing of two distributions that are equal.
-    left = jnp.where(jnp.sum(left) > 0, left, p[accepted])
-    return accepted, jax.random.categorical(draw, jnp.log(left)).astype(jnp.int32)
-
-
-def _leading(flags: jax.Array) -> jax.Array:
-    """Count the flags, bool [k], before the first that is false: int32 []."""
-    return jnp.sum(jnp.cumprod(flags.astype(jnp.int32)), dtype=jnp.int32)
+               progress: Progress | None, state: SpeculativeState,
+               ) -> tuple[jax.Array, jax.Array, SpeculativeState]:
+        """Return how many ids to accept, what to choose after them, and the state after it."""
+        if self.options.temperature:
+            key, draw = jax.random.split(state.key)
+            scaled = logits.astype(jnp.float32) / self.options.temperature
+            return (*accept_drawn(jax.nn.softmax(scaled), proposal, there, draw),
+                    state.replace(key=key))
+        if self.relaxation is None or not len(there):
+            return *accept_likeliest(logits, proposal, there), state
+        choice = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        before = jax.tree.map(lambda rows: rows[:-1], progress)
+        accepted, changed = self.relaxation.accept(choice[:-1], proposal.ids, there, before,
+                                                   state.changed)
+        return accepted, choice[accepted], state.replace(changed=changed)

@@ -17,6 +17,7 @@ from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.program import FIXED, MALFORMED, Choice, Clock, EngineError, Program
+from ros_pi0_fast.engine.speculation import Speculation
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
@@ -58,6 +59,8 @@ class Engine:
         self.attention = AttentionChooser()
         """Knows which attention was measured to be the fastest for which shape."""
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
+        self._speculation = Speculation.load(checkpoint.folder, self.model, codec)
+        self._last: tuple[str, ActionChunk] | None = None
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
         self._programs: dict[Choice, Program] = {}
@@ -144,8 +147,9 @@ class Engine:
 
         Raises:
             MemoryLimitError: there would be no room for its weights.
-            VariantError: the checkpoint has no such weights.
+            VariantError: the checkpoint has no such weights, or no such drafter.
         """
+        self._speculation.check(variant)
         self._store.check(Form.of(variant), frozenset({self._active.form}))
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -186,7 +190,8 @@ class Engine:
             kept = {program.form for program in self._programs.values()}
             in_use = frozenset({self._active.form}) if self._programs else frozenset()
         program = Program(choice, self.model, self._codec, self._store, self._compiler,
-                          self.attention, max_decode_tokens=self._max_decode_tokens, in_use=in_use)
+                          self.attention, self._speculation, in_use=in_use,
+                          max_decode_tokens=self._max_decode_tokens)
         self._forget(kept - self._store.forms)
         return program
 
@@ -219,14 +224,23 @@ class Engine:
         clock = Clock()
         program = self._swap()
         encoded = self._codec.encode(observation)
+        drafter = program.drafter(self._chunk_before(observation), observation)
         preprocess_ms = clock.lap()
-        ids, stats = program.run(encoded, clock)
+        ids, stats = program.run(encoded, clock, drafter)
         self._notice_shapes(encoded, program)
         actions, reason = self._actions(ids, encoded, program)
         stats = replace(stats, preprocess_ms=preprocess_ms, postprocess_ms=clock.lap(),
                         total_ms=clock.total)
-        return ActionChunk(actions=actions, valid=not reason, reason=reason, token_ids=ids,
-                           stamp_ns=observation.stamp_ns, stats=stats)
+        chunk = ActionChunk(actions=actions, valid=not reason, reason=reason, token_ids=ids,
+                            stamp_ns=observation.stamp_ns, stats=stats)
+        self._last = (observation.instruction, chunk) if chunk.valid else None
+        return chunk
+
+    def _chunk_before(self, observation: Observation) -> ActionChunk | None:
+        """Return the last chunk, if it was for the same instruction."""
+        if self._last is None or self._last[0] != observation.instruction:
+            return None
+        return self._last[1]
 
     def _swap(self) -> Program:
         """Return the program to run: the one that is wanted as soon as it is there."""

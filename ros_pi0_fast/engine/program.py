@@ -12,18 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
+from ros_pi0_fast.accel.draft_length import DraftLength
+from ros_pi0_fast.accel.drafters import Drafter
 from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.codec.resize import resize_with_pad
 from ros_pi0_fast.engine.compiler import Compiler
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
-from ros_pi0_fast.engine.stages import Decode, Prefill, Resize, Vision, Vocabulary
+from ros_pi0_fast.engine.speculation import Speculation, draft_lengths
+from ros_pi0_fast.engine.stages import Decode, Prefill, Resize, Speculate, Vision, Vocabulary
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
-from ros_pi0_fast.types import InferenceStats
+from ros_pi0_fast.types import ActionChunk, InferenceStats, Observation
 
 CACHES = {'none': LayerCache, 'int8': QuantizedLayerCache}
 MALFORMED = ('constrain', 'reject')
@@ -31,6 +34,8 @@ FIXED = 'fixed'
 """Decode a given number of FAST ids, whatever they mean: for measuring with random weights."""
 BUCKET = 32
 """Prompts are padded to a multiple of this many ids, or to max_token_len."""
+CALIBRATIONS = 3
+"""How often each number of guessed ids is measured at the start."""
 FREE_IDS = 256
 """Most ids that are decoded freely, as in openpi."""
 
@@ -77,16 +82,18 @@ class Program:
         store: Its weights.
         compiler: Shared with other programs, and so the next.
         chooser: Knows which attention is the fastest.
+        speculation: Knows the drafters.
         max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or FREE_IDS.
         in_use: Forms of weights that must be kept.
 
     Raises:
         EngineError: max_decode_tokens is too small for a chunk.
         MemoryLimitError: there is no room for the weights.
+        VariantError: the checkpoint lacks what the variant needs.
     """
 
     def __init__(self, choice: Choice, model: Pi0Fast, codec: PolicyCodec, store: ParameterStore,
-                 compiler: Compiler, chooser: AttentionChooser, *,
+                 compiler: Compiler, chooser: AttentionChooser, speculation: Speculation, *,
                  max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice
         self.form = Form.of(choice.variant)
@@ -94,9 +101,13 @@ class Program:
             model, attend=folded if choice.variant.folded_attention else reference,
             layer_cache=CACHES[choice.variant.quantized_cache])
         self._codec, self._model, self._compiler = codec, model, compiler
+        speculation.check(choice.variant)
+        self._speculation = speculation
+        self._relaxation = speculation.relaxation(choice.variant)
         self._resize = Resize(size=model.config.siglip.image_size)
         self._vision = Vision(model=model)
-        self._decode = self._make_decode(max_decode_tokens)
+        self._lengths = DraftLength(draft_lengths(choice.variant, choice.malformed))
+        self._decoders = self._make_decoders(max_decode_tokens)
         self._prefill = self._make_prefill()
         if choice.variant.flash_attention:
             self._choose_attention(chooser)
@@ -134,12 +145,18 @@ class Program:
             dtype=dtype, kind='all')
         prefill = AttentionShape(tokens=longest, slots=longest, kind='prefix', **decoder)
         decode = AttentionShape(tokens=1, slots=self._prefill.capacity, kind='cache', **decoder)
-        self._vision, self._prefill, self._decode = (
-            replace(stage, model=replace(self._model, attend=chooser.choose(shape)))
-            for stage, shape in ((self._vision, vision), (self._prefill, prefill),
-                                 (self._decode, decode)))
 
-    def _make_decode(self, limit: int | None) -> Decode:
+        def chosen(stage: Any, shape: AttentionShape) -> Any:
+            return replace(stage, model=replace(self._model, attend=chooser.choose(shape)))
+
+        self._vision = chosen(self._vision, vision)
+        self._prefill = chosen(self._prefill, prefill)
+        verify = replace(decode, tokens=1 + max(self._decoders))
+        self._decoders = {length: chosen(stage, verify if length else decode)
+                          for length, stage in self._decoders.items()}
+
+    def _make_decoders(self, limit: int | None) -> dict[int, Decode]:
+        """Return what decodes, by the number of ids that are guessed for a pass."""
         codec, malformed, variant = self._codec, self.choice.malformed, self.choice.variant
         needed = FREE_IDS if malformed == 'reject' else codec.grammar.max_ids
         most = needed if limit is None or malformed == FIXED else min(needed, limit)
@@ -150,9 +167,11 @@ class Program:
             raise EngineError(f'max_decode_tokens: {most}, expected at least {fewest}, without '
                               f'which no chunk of {codec.profile.horizon} x '
                               f'{codec.profile.action_dim} can be complete')
-        return Decode(model=self._model, max_ids=most, eos_id=codec.text.eos_id,
-                      malformed=malformed, constant_prefix=variant.constant_prefix,
-                      early_stop=variant.early_stop)
+        fields = {'model': self._model, 'max_ids': most, 'eos_id': codec.text.eos_id,
+                  'malformed': malformed, 'constant_prefix': variant.constant_prefix,
+                  'early_stop': variant.early_stop}
+        return {length: Speculate(draft_length=length, **fields) if length else Decode(**fields)
+                for length in self._lengths.lengths}
 
     def _make_prefill(self) -> Prefill:
         codec, config, variant = self._codec, self._model.config, self.choice.variant
@@ -164,7 +183,11 @@ class Program:
             rows=tuple(cameras.index(key) if key in cameras else -1
                        for key in config.camera_keys),
             capacity=(config.num_image_tokens + codec.profile.max_token_len + constants
-                      + self._decode.max_ids))
+                      + self._max_ids + max(self._decoders)))
+
+    @property
+    def _max_ids(self) -> int:
+        return next(iter(self._decoders.values())).max_ids
 
     def _make_vocabulary(self) -> Vocabulary:
         codec, grammar = self._codec, self._codec.grammar
@@ -200,9 +223,27 @@ class Program:
             progress(f'compiling {self.choice.variant.name} for prompts of up to {bucket} tokens '
                      f'({i} of {len(self.buckets)})')
             self.compile_resize(tuple(pictures[key].shape for key in sorted(pictures)))
-            self.run(EncodedObservation(
+            encoded = EncodedObservation(
                 images=pictures, prompt_ids=np.ones(bucket, np.int32),
-                normalized_state=np.zeros(self._codec.profile.state_dim, np.float32)), Clock())
+                normalized_state=np.zeros(self._codec.profile.state_dim, np.float32))
+            # Decoding does not depend on the bucket.
+            for length in self._decoders if i == 1 else list(self._decoders)[:1]:
+                self.run(encoded, Clock(), self.drafter(), length)
+        if len(self._decoders) > 1:
+            self._measure(encoded)
+
+    def _measure(self, encoded: EncodedObservation) -> None:
+        """Measure what a pass costs, with each number of guessed ids in turn."""
+        for length in CALIBRATIONS * list(self._decoders):
+            _, stats = self.run(encoded, Clock(), self.drafter(), length)
+            self._lengths.calibrate(length, stats.decode_ms / max(1, stats.target_passes))
+
+    def drafter(self, chunk: ActionChunk | None = None, observation: Observation | None = None,
+                ) -> Drafter | None:
+        """Return what guesses in the next inference: see Speculation.drafter; None for nothing."""
+        if not max(self._decoders):
+            return None
+        return self._speculation.drafter(self.choice.variant, chunk, observation)
 
     def compile_resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Compile the resizing of pictures of these shapes, one a camera of the robot, sorted."""
@@ -231,8 +272,17 @@ class Program:
                 return found(images)
         return np.stack([resize_with_pad(image, *self._resize.size) for image in images])
 
-    def run(self, encoded: EncodedObservation, clock: Clock) -> tuple[np.ndarray, InferenceStats]:
-        """Run the device's stages; return the model ids and what they cost."""
+    def run(self, encoded: EncodedObservation, clock: Clock, drafter: Drafter | None,
+            length: int | None = None) -> tuple[np.ndarray, InferenceStats]:
+        """Run the device's stages; return the model ids and what they cost.
+
+        Args:
+            encoded: The model's inputs.
+            clock: Of the inference.
+            drafter: What `drafter` returned.
+            length: Ids to guess for a pass; None: what pays, and take note of what it cost.
+        """
+        drafted = self._lengths.choose() if length is None else length
         at_once = self.choice.variant.one_round_trip
         times = {}
 
@@ -242,18 +292,28 @@ class Program:
         seen = self._call(self._vision, self._pictures(encoded))
         if not at_once:
             lap('vision_ms', seen)
-        length = len(encoded.prompt_ids)
-        prompt = np.zeros(next(size for size in self.buckets if size >= length), np.int32)
-        prompt[:length] = encoded.prompt_ids
-        hidden, cache = self._call(self._prefill, seen, self._black, prompt, np.int32(length))
+        tokens = len(encoded.prompt_ids)
+        prompt = np.zeros(next(size for size in self.buckets if size >= tokens), np.int32)
+        prompt[:tokens] = encoded.prompt_ids
+        hidden, cache = self._call(self._prefill, seen, self._black, prompt, np.int32(tokens))
         if not at_once:
             lap('prefill_ms', hidden)
-        result = self._call(self._decode, self.vocabulary, hidden, cache, donate=(3,))[:3]
+        guessed = (drafter, self._relaxation) if drafted else ()
+        *result, _ = self._call(self._decoders[drafted], self.vocabulary, hidden, cache, *guessed,
+                                donate=(3,))
         if at_once:  # Waited for in turn, so that each stage's time is known nevertheless.
             lap('vision_ms', seen)
             lap('prefill_ms', hidden)
         lap('decode_ms', result)
-        return self._finish(*jax.device_get(result), length, times)
+        ids, stats = self._finish(*jax.device_get(result)[:3], tokens, times)
+        if drafted:
+            proposed, accepted = map(int, result[3:])
+            stats = replace(stats, draft_length=drafted, drafted_tokens=proposed,
+                            accepted_tokens=accepted)
+        if length is None:
+            self._lengths.record(drafted, passes=max(1, stats.target_passes),
+                                 accepted=stats.accepted_tokens, ms=stats.decode_ms)
+        return ids, replace(stats, acceptance=self._lengths.acceptance if guessed else 0.0)
 
     def _call(self, stage: Callable[..., Any], *arguments: Any,
               donate: tuple[int, ...] = ()) -> Any:

@@ -8,11 +8,15 @@ stages arrays stay on the device.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ros_pi0_fast.accel.drafters import Drafter
+from ros_pi0_fast.accel.relaxation import Relaxation
+from ros_pi0_fast.accel.speculative import SpeculativeOptions, speculate
 from ros_pi0_fast.model import masks
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.decode import DecodeOptions, Forced, GrammarTables, greedy
@@ -115,7 +119,7 @@ class Decode:
     early_stop: bool
 
     def __call__(self, params: Params, vocabulary: Vocabulary, hidden: jax.Array, cache: KVCache,
-                 ) -> tuple[jax.Array, jax.Array, jax.Array, KVCache]:
+                 ) -> tuple[jax.Array, ...]:
         """Decode.
 
         Args:
@@ -125,13 +129,23 @@ class Decode:
             cache: Of the prefix; its buffers are taken over.
 
         Returns:
-            Ids int32 [most], how many count, the steps done, and the cache (which is returned so
-            that its buffers can be the ones of the argument).
+            Ids int32 [most], how many count, the passes done, that of the prefill included, and
+            the cache (which is returned so that its buffers can be the ones of the argument).
         """
-        free = self.malformed == 'reject'
-        options = DecodeOptions(max_ids=self.max_ids, eos_id=self.eos_id if free else None)
-        arguments = {}
-        if not free:
+        hidden, cache, arguments = self._begin(params, vocabulary, hidden, cache)
+        state = greedy(self.model, params, hidden, cache,
+                       options=DecodeOptions(max_ids=self.max_ids, eos_id=self._eos), **arguments)
+        return state.tokens[0], state.length[0], state.step, state.cache
+
+    @property
+    def _eos(self) -> int | None:
+        return self.eos_id if self.malformed == 'reject' else None
+
+    def _begin(self, params: Params, vocabulary: Vocabulary, hidden: jax.Array, cache: KVCache,
+               ) -> tuple[jax.Array, KVCache, dict[str, Any]]:
+        """Feed what is constant; return output and cache after it, and how to go on."""
+        arguments: dict[str, Any] = {}
+        if self.malformed != 'reject':
             head = vocabulary.head
             arguments = {'candidates': vocabulary.candidates,
                          'head': self.model.head(params) if head is None else head}
@@ -143,5 +157,36 @@ class Decode:
                 hidden, before = hidden[:, -1:], before[:0]
             arguments['forced'] = Forced(before=before,
                                          after=after[:0] if self.early_stop else after)
-        state = greedy(self.model, params, hidden, cache, options=options, **arguments)
-        return state.tokens[0], state.length[0], state.step, state.cache
+        return hidden, cache, arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speculate(Decode):
+    """Chooses the same ids in fewer passes."""
+
+    draft_length: int
+    """Ids that are guessed for each pass."""
+
+    def __call__(self, params: Params, vocabulary: Vocabulary, hidden: jax.Array, cache: KVCache,
+                 drafter: Drafter, relaxation: Relaxation | None) -> tuple[jax.Array, ...]:
+        """Decode: see Decode.
+
+        Args:
+            params: Parameters.
+            vocabulary: What is known of the ids.
+            hidden: See Decode.
+            cache: See Decode.
+            drafter: What guesses.
+            relaxation: Of what is accepted; None for exact acceptance.
+
+        Returns:
+            What Decode returns, and before the cache: how many ids were guessed for places that
+            there were, and how many of those were right.
+        """
+        hidden, cache, arguments = self._begin(params, vocabulary, hidden, cache)
+        done = speculate(
+            self.model, params, hidden, cache, drafter=drafter, relaxation=relaxation,
+            options=SpeculativeOptions(max_ids=self.max_ids, eos_id=self._eos,
+                                       draft_length=self.draft_length), **arguments)
+        return (done.tokens[0], done.length[0], done.step, done.proposed, done.accepted,
+                done.cache)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ros_pi0_fast.accel.draft_length import LONGEST
 
 
 class VariantError(ValueError):
@@ -23,6 +26,13 @@ def _lossy(text: str, parameter: str, *choices: str) -> str:
     """Declare a choice that changes the tokens; the first one is off, and the default."""
     return field(default=choices[0], metadata={'help': text, 'lossless': False,
                                                'parameter': parameter, 'choices': choices})
+
+
+def _setting(text: str, parameter: str, default: Any, *, lossless: bool,
+             bounds: tuple[float, float] | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """Declare a switch that is off by default, or a value that such a switch is set with."""
+    return field(default=default, metadata={'help': text, 'lossless': lossless, 'bounds': bounds,
+                                            'parameter': parameter, 'choices': choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +82,31 @@ class Variant:
         'bits of keys and values: int8, a scale for each token and head',
         'quantization.kv_cache', 'none', 'int8')
 
+    speculative: bool = _setting(
+        'a drafter guesses ids, and one pass of the decoder says how many of them are right',
+        'speculative.enabled', False, lossless=True)
+    drafter: str = _setting(
+        'what guesses: a head on the policy, the chunk before, or a table of frequent sequences',
+        'speculative.drafter', 'head', lossless=True,
+        choices=('head', 'previous_chunk', 'ngram'))
+    draft_length: int = _setting(
+        'ids guessed for a pass; 0: as many as pays by measured costs and acceptance, or none',
+        'speculative.draft_length', 0, lossless=True, bounds=(0, LONGEST))
+    tolerance: float = _setting(
+        'guessed ids may differ from the right ones by this much in any action of a joint, in its '
+        'unit, never of a gripper; 0: not at all', 'speculative.tolerance', 0.0, lossless=False,
+        bounds=(0.0, 1.0))
+
     def __post_init__(self) -> None:
         for each in fields(self):
             choices, value = each.metadata.get('choices'), getattr(self, each.name)
             if choices and value not in choices:
                 raise VariantError(f'{parameter_of(each.name)}: {value!r}, expected one of '
                                    f'{", ".join(choices)}')
+            low, high = each.metadata.get('bounds') or (value, value)
+            if not low <= value <= high:
+                raise VariantError(f'{parameter_of(each.name)}: {value:g}, expected {low:g} to '
+                                   f'{high:g}')
         for name, needed in NEEDS.items():
             if self.is_on(name) and not getattr(self, needed):
                 raise VariantError(f'{parameter_of(name)}: {_word(getattr(self, name))}, expected '
@@ -103,10 +132,10 @@ def _word(value: bool | str) -> str:
 
 NEEDS = {'in_place_cache': 'unrolled_layers', 'matrix_weights': 'unrolled_layers',
          'flash_attention': 'packed_prefix', 'quantized_weights': 'matrix_weights',
-         'quantized_cache': 'in_place_cache'}
+         'quantized_cache': 'in_place_cache', 'speculative': 'in_place_cache'}
 """Fields that mean something only with another one on."""
-LOSSLESS = tuple(each.name for each in fields(Variant) if each.metadata['lossless'])
-"""Fields that do not change the tokens."""
+LOSSLESS = tuple(each.name for each in fields(Variant) if each.default is True)
+"""Switches of the default variant, none of which changes the tokens."""
 REFERENCE = Variant(**dict.fromkeys(LOSSLESS, False))
 """The textbook path, as openpi takes it: what speeds are compared with."""
 

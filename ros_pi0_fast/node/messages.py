@@ -62,7 +62,9 @@ def stats_message(*, now: Time, state: str, reason: str, variant: str, pending_v
         compilations=compilations, weights_mb=weight_bytes / 2**20,
         observation_age_ms=counts.age_ms, prompt_tokens=last.prompt_tokens,
         prefix_tokens=last.prefix_tokens, generated_tokens=last.generated_tokens,
-        target_passes=last.target_passes,
+        target_passes=last.target_passes, draft_length=last.draft_length,
+        drafted_tokens=last.drafted_tokens, accepted_tokens=last.accepted_tokens,
+        acceptance=last.acceptance,
         **{name: getattr(last, name) for name in STAGES})
     message.header.stamp = now.to_msg()
     return message

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from ros_pi0_fast.accel.acceptance import accept_drawn
 from ros_pi0_fast.accel.draft_model import (
     IMAGE_MAP,
     DraftModel,
@@ -21,12 +22,13 @@ from ros_pi0_fast.accel.draft_model import (
     map_images,
     to_fast_form,
 )
+from ros_pi0_fast.accel.drafter_head import HeadDrafter, init_head
 from ros_pi0_fast.accel.drafter_ngram import NgramDrafter
 from ros_pi0_fast.accel.drafter_oracle import OracleDrafter
 from ros_pi0_fast.accel.drafter_previous_chunk import PreviousChunkDrafter
 from ros_pi0_fast.accel.drafters import Prefix, Proposal
 from ros_pi0_fast.accel.flash_attention import flash
-from ros_pi0_fast.accel.speculative import SpeculativeOptions, accept_drawn, speculate
+from ros_pi0_fast.accel.speculative import SpeculativeOptions, speculate
 from ros_pi0_fast.codec.grammar import FastGrammar
 from ros_pi0_fast.model import decode
 from ros_pi0_fast.model.attention import folded
@@ -91,6 +93,13 @@ def random_params(model, key):
 def draft_params():
     return SMALL, jax.jit(lambda key: to_fast_form(SMALL, init_draft(SMALL, 32, key)))(
         jax.random.key(1))
+
+
+@functools.cache
+def head():
+    weights = init_head(TARGET.config.gemma, len(ID_BYTES), 24, jax.random.key(2))
+    return HeadDrafter(weights=weights, gemma=TARGET.config.gemma,
+                       first_token_offset=TARGET.config.first_token_offset)
 
 
 @functools.cache
@@ -197,7 +206,7 @@ class Drawing:
 
 
 NAMES = ('right', 'wrong', 'half', 'same chunk', 'shifted', 'other chunk', 'no chunk', 'ngram',
-         'nothing', 'gap', 'forbidden', 'first', 'model')
+         'nothing', 'gap', 'forbidden', 'first', 'model', 'head')
 
 
 @functools.cache
@@ -215,7 +224,7 @@ def drafters(seed):
         'gap': Constant(jnp.array([int(columns[1]), -1, 0, 0, 0, 0, 0], jnp.int32)),
         'forbidden': Constant(jnp.full((7,), 4, jnp.int32)),
         'first': Constant(jnp.zeros((7,), jnp.int32)),
-        'model': DraftModel(params=params, model=model)}
+        'model': DraftModel(params=params, model=model), 'head': head()}
 
 
 def options(length, **changes):
@@ -253,7 +262,8 @@ def test_the_sequences_are_worth_comparing():
 
 
 @pytest.mark.parametrize(('name', 'length'), [
-    *itertools.product(NAMES, [4]), *itertools.product(['half', 'ngram', 'model'], [1, 2, 7])])
+    *itertools.product(NAMES, [4]),
+    *itertools.product(['half', 'ngram', 'model', 'head'], [1, 2, 7])])
 def test_tokens_are_those_of_greedy_decoding(name, length):
     for seed in range(5):
         found = run(seed, drafters(seed)[name], length)
@@ -405,7 +415,7 @@ def test_a_draft_proposes_what_it_would_from_the_beginning(name):
 DRAWS = 50_000
 SHORT = 3
 TEMPERATURE = 30.0
-DRAWERS = ('drawing', 'model', 'constant', 'nothing')
+DRAWERS = ('drawing', 'model', 'head', 'constant', 'nothing')
 
 
 def sequences(host, state=0, left=SHORT, ids=()):
@@ -444,8 +454,8 @@ def exact_distribution():
 
 
 def drawing(name):
-    if name == 'model':
-        return drafters(0)['model']
+    if name in ('model', 'head'):
+        return drafters(0)[name]
     if name == 'constant':
         return Constant(jnp.array([0, 2, 0], jnp.int32))
     if name == 'nothing':

@@ -1,0 +1,90 @@
+"""What drafters learn by: the cross-entropy of the target's own ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ros_pi0_fast.accel import drafter_head
+from ros_pi0_fast.accel.draft_model import map_images
+from ros_pi0_fast.model.attention import folded
+from ros_pi0_fast.model.config import Pi0FastConfig
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
+from ros_pi0_fast.training.loop import Batch, LossFunction
+
+
+def head_loss(config: Pi0FastConfig, ahead: int) -> LossFunction:
+    """Return the loss of a head: see drafter_head.
+
+    At each place of a chunk it is run `ahead` times, on its own outputs and on the target's ids,
+    as it is when it is used: an id that is wrong ends what it is asked for.
+
+    Args:
+        config: Of the target.
+        ahead: How often.
+
+    Returns:
+        A loss of arrays of draft_data.TargetRecorder. Its metrics say how often the first, the
+        second, … guess was right, given the ids before.
+    """
+    def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        del rng
+        x = arrays['hidden'].astype(jnp.float32)
+        keys, values = (arrays[name].astype(jnp.float32) for name in ('keys', 'values'))
+        place = jnp.arange(x.shape[1], dtype=jnp.int32)
+        end = arrays['prefix'][:, None] + place
+        total, metrics = jnp.zeros(()), {}
+        for index in range(ahead):
+            ids = jnp.roll(arrays['columns'], -index, axis=1)
+            x = drafter_head.block(params, config.gemma, folded, x, ids, keys, values, end,
+                                   end + config.first_token_offset + index)
+            there = place + index + 1 < arrays['count'][:, None]
+            each, right = _judge(drafter_head.logits(params, x), jnp.roll(ids, -1, axis=1), there)
+            total, metrics[f'right_{index + 1}'] = total + each, right
+        return total / ahead, metrics
+
+    return loss
+
+
+def model_loss(model: Pi0Fast, vision: jax.Array, candidates: jax.Array, before: jax.Array,
+               ) -> LossFunction:
+    """Return the loss of a small decoder: see draft_model.
+
+    Args:
+        model: The small decoder.
+        vision: [m, n, d]: image tokens of all pictures.
+        candidates: int32 [columns]: model ids of the FAST ids.
+        before: int32 [p]: model ids of 'Action: '.
+
+    Returns:
+        See head_loss; there is one metric, since each guess costs the same.
+    """
+    def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        del rng
+        params = model.unroll(params)
+        images = map_images(params, vision[arrays['picture']].astype(jnp.float32))
+        prompt = model.embed_tokens(params, arrays['prompt'])
+        ids = jnp.concatenate([jnp.broadcast_to(before, (len(images), len(before))),
+                               candidates[arrays['columns']]], axis=1)
+        size = images.shape[1] + prompt.shape[1]
+        cache = model.init_cache(params, len(images), size + ids.shape[1])
+        _, cache = model.prefill(params, jnp.concatenate([images, prompt], axis=1),
+                                 images.shape[1] + arrays['prompt_length'], cache)
+        hidden, _ = model.decode_step(params, ids, cache)
+        scores = model.project(hidden[:, len(before) - 1:-1], model.head(params, candidates))
+        place = jnp.arange(scores.shape[1], dtype=jnp.int32)
+        each, right = _judge(scores, arrays['columns'], place < arrays['count'][:, None])
+        return each, {'right_1': right}
+
+    return loss
+
+
+def _judge(scores: jax.Array, ids: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the mean cross-entropy of ids [b, t] where they are there, and how many are right."""
+    log_p = jax.nn.log_softmax(scores.astype(jnp.float32), axis=-1)
+    picked = jnp.take_along_axis(log_p, ids[..., None], axis=-1)[..., 0]
+    count = jnp.maximum(jnp.sum(there), 1).astype(jnp.float32)
+    right = jnp.sum(there & (jnp.argmax(scores, axis=-1) == ids)).astype(jnp.float32) / count
+    return -jnp.sum(jnp.where(there, picked, 0.0)) / count, right
