@@ -41,6 +41,14 @@ class InferenceStats:
     """Ids chosen for this chunk, the constant ones included."""
     target_passes: int = 0
     """Times the weights of the decoder were read after the prefill."""
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Camera of the robot -> bool [rows, columns]: the decoder saw this token of its picture; all
+    where nothing is pruned."""
+
+    @property
+    def kept_tokens(self) -> dict[str, int]:
+        """How many tokens of each camera the decoder saw."""
+        return {key: int(mask.sum()) for key, mask in self.kept.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

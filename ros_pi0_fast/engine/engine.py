@@ -17,6 +17,7 @@ from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.program import FIXED, MALFORMED, Choice, Clock, EngineError, Program
+from ros_pi0_fast.engine.pruning import PolicyPruner, PruningMemory
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
@@ -29,6 +30,7 @@ COMPILE_NICENESS = 15
 
 class Engine:
     """Runs one policy. One inference at a time: callers with several threads must take turns.
+    With pruning on, observations are those of one robot: what it saw before counts.
 
     What is asked for by `request` is compiled in a thread of its own, while what ran before goes
     on; the swap is between two inferences. Should it fail, what ran before stays.
@@ -46,6 +48,7 @@ class Engine:
 
     Raises:
         EngineError, MemoryLimitError, VariantError: a parameter cannot be honoured.
+        PruningError: the checkpoint's pruner is not for it.
     """
 
     def __init__(self, checkpoint: Checkpoint, codec: PolicyCodec, *,
@@ -58,6 +61,9 @@ class Engine:
         self.attention = AttentionChooser()
         """Knows which attention was measured to be the fastest for which shape."""
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
+        self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(
+            key in codec.profile.cameras for key in checkpoint.config.camera_keys))
+        self._memory = PruningMemory()
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
         self._programs: dict[Choice, Program] = {}
@@ -186,7 +192,8 @@ class Engine:
             kept = {program.form for program in self._programs.values()}
             in_use = frozenset({self._active.form}) if self._programs else frozenset()
         program = Program(choice, self.model, self._codec, self._store, self._compiler,
-                          self.attention, max_decode_tokens=self._max_decode_tokens, in_use=in_use)
+                          self.attention, self._pruning, in_use=in_use,
+                          max_decode_tokens=self._max_decode_tokens)
         self._forget(kept - self._store.forms)
         return program
 
@@ -220,7 +227,7 @@ class Engine:
         program = self._swap()
         encoded = self._codec.encode(observation)
         preprocess_ms = clock.lap()
-        ids, stats = program.run(encoded, clock)
+        ids, stats = program.run(encoded, clock, self._memory, observation.instruction)
         self._notice_shapes(encoded, program)
         actions, reason = self._actions(ids, encoded, program)
         stats = replace(stats, preprocess_ms=preprocess_ms, postprocess_ms=clock.lap(),

@@ -12,15 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
+from ros_pi0_fast.accel.pruning import PruningState, Ranking
 from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.codec.resize import resize_with_pad
 from ros_pi0_fast.engine.compiler import Compiler
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
+from ros_pi0_fast.engine.pruning import (
+    Listen,
+    PolicyPruner,
+    PrunedPrefill,
+    PruningMemory,
+    kept_by_camera,
+)
 from ros_pi0_fast.engine.stages import Decode, Prefill, Resize, Vision, Vocabulary
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.attention import folded, reference
-from ros_pi0_fast.model.cache import LayerCache
+from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import InferenceStats
@@ -77,6 +85,7 @@ class Program:
         store: Its weights.
         compiler: Shared with other programs, and so the next.
         chooser: Knows which attention is the fastest.
+        pruning: How image tokens are pruned where the variant asks for it.
         max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or FREE_IDS.
         in_use: Forms of weights that must be kept.
 
@@ -86,7 +95,7 @@ class Program:
     """
 
     def __init__(self, choice: Choice, model: Pi0Fast, codec: PolicyCodec, store: ParameterStore,
-                 compiler: Compiler, chooser: AttentionChooser, *,
+                 compiler: Compiler, chooser: AttentionChooser, pruning: PolicyPruner, *,
                  max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice
         self.form = Form.of(choice.variant)
@@ -94,6 +103,7 @@ class Program:
             model, attend=folded if choice.variant.folded_attention else reference,
             layer_cache=CACHES[choice.variant.quantized_cache])
         self._codec, self._model, self._compiler = codec, model, compiler
+        self._pruning, self._pruner = pruning, pruning.of(choice.variant)
         self._resize = Resize(size=model.config.siglip.image_size)
         self._vision = Vision(model=model)
         self._decode = self._make_decode(max_decode_tokens)
@@ -125,7 +135,7 @@ class Program:
         """Give each stage the attention that is fastest for its shapes."""
         config, dtype = self._model.config, self._model.dtype.name
         gemma, siglip = config.gemma, config.siglip
-        longest = config.num_image_tokens + self.buckets[-1]
+        longest = self._image_tokens + self.buckets[-1]
         decoder = {'batch': 1, 'heads': gemma.num_heads, 'kv_heads': gemma.num_kv_heads,
                    'head_dim': gemma.head_dim, 'dtype': dtype}
         vision = AttentionShape(
@@ -154,17 +164,26 @@ class Program:
                       malformed=malformed, constant_prefix=variant.constant_prefix,
                       early_stop=variant.early_stop)
 
-    def _make_prefill(self) -> Prefill:
+    @property
+    def _image_tokens(self) -> int:
+        """The most that are prefilled."""
+        config = self._model.config
+        there = len(self._codec.profile.cameras) * config.siglip.num_tokens
+        return config.num_image_tokens if self._pruner is None else self._pruner.counts(there)[-1]
+
+    def _make_prefill(self) -> Prefill | PrunedPrefill:
         codec, config, variant = self._codec, self._model.config, self.choice.variant
         constants = len(codec.action_prefix_ids) + len(codec.end_ids)
         cameras = self._cameras
-        return Prefill(
-            model=self._model, packed=variant.packed_prefix,
-            stacked_cache=not variant.in_place_cache,
-            rows=tuple(cameras.index(key) if key in cameras else -1
-                       for key in config.camera_keys),
-            capacity=(config.num_image_tokens + codec.profile.max_token_len + constants
-                      + self._decode.max_ids))
+        fields = {
+            'model': self._model, 'stacked_cache': not variant.in_place_cache,
+            'capacity': (self._image_tokens + codec.profile.max_token_len + constants
+                         + self._decode.max_ids)}
+        if self._pruner is not None:
+            rows = tuple(map(cameras.index, sorted(codec.profile.cameras)))
+            return PrunedPrefill(pruner=self._pruner, rows=rows, **fields)
+        rows = tuple(cameras.index(key) if key in cameras else -1 for key in config.camera_keys)
+        return Prefill(packed=variant.packed_prefix, rows=rows, **fields)
 
     def _make_vocabulary(self) -> Vocabulary:
         codec, grammar = self._codec, self._codec.grammar
@@ -202,7 +221,8 @@ class Program:
             self.compile_resize(tuple(pictures[key].shape for key in sorted(pictures)))
             self.run(EncodedObservation(
                 images=pictures, prompt_ids=np.ones(bucket, np.int32),
-                normalized_state=np.zeros(self._codec.profile.state_dim, np.float32)), Clock())
+                normalized_state=np.zeros(self._codec.profile.state_dim, np.float32)), Clock(),
+                PruningMemory(), '')
 
     def compile_resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Compile the resizing of pictures of these shapes, one a camera of the robot, sorted."""
@@ -231,8 +251,16 @@ class Program:
                 return found(images)
         return np.stack([resize_with_pad(image, *self._resize.size) for image in images])
 
-    def run(self, encoded: EncodedObservation, clock: Clock) -> tuple[np.ndarray, InferenceStats]:
-        """Run the device's stages; return the model ids and what they cost."""
+    def run(self, encoded: EncodedObservation, clock: Clock, memory: PruningMemory,
+            instruction: str) -> tuple[np.ndarray, InferenceStats]:
+        """Run the device's stages; return the model ids and what they cost.
+
+        Args:
+            encoded: The model's inputs.
+            clock: Of the inference.
+            memory: Of the frames before; it is brought up to date.
+            instruction: As it was given; another one makes what is remembered void.
+        """
         at_once = self.choice.variant.one_round_trip
         times = {}
 
@@ -245,15 +273,37 @@ class Program:
         length = len(encoded.prompt_ids)
         prompt = np.zeros(next(size for size in self.buckets if size >= length), np.int32)
         prompt[:length] = encoded.prompt_ids
-        hidden, cache = self._call(self._prefill, seen, self._black, prompt, np.int32(length))
+        hidden, cache, ranking = self._prefix(seen, prompt, length, memory, instruction)
         if not at_once:
             lap('prefill_ms', hidden)
-        result = self._call(self._decode, self.vocabulary, hidden, cache, donate=(3,))[:3]
+        *result, cache = self._call(self._decode, self.vocabulary, hidden, cache, donate=(3,))
         if at_once:  # Waited for in turn, so that each stage's time is known nevertheless.
             lap('vision_ms', seen)
             lap('prefill_ms', hidden)
         lap('decode_ms', result)
-        return self._finish(*jax.device_get(result), length, times)
+        if ranking is not None:  # The chunk is there; this is not waited for.
+            memory.state = self._listen(ranking, *result[:2], cache, length)
+        return self._finish(*jax.device_get(result), length, kept_by_camera(
+            ranking, self._codec.profile.cameras, self._model.config.siglip.grid), times)
+
+    def _prefix(self, seen: jax.Array, prompt: np.ndarray, length: int, memory: PruningMemory,
+                instruction: str) -> tuple[jax.Array, KVCache, Ranking | None]:
+        """Run the prefix through the decoder; return its output, its cache, and what is kept."""
+        if self._pruner is None:
+            memory.forget()
+            return *self._call(self._prefill, seen, self._black, prompt, np.int32(length)), None
+        state = memory.recall(self._pruner, self._prefill.tokens, instruction)
+        prefix = self._call(self._prefill, self._pruning.weights, seen, prompt, np.int32(length),
+                            *state)
+        return prefix.hidden, prefix.cache, prefix.ranking
+
+    def _listen(self, ranking: Ranking, ids: jax.Array, count: jax.Array, cache: KVCache,
+                length: int) -> PruningState:
+        """Return what pruning remembers after a chunk."""
+        if not self._pruner.scorer.by_history:
+            return ranking.state
+        return self._call(Listen(model=self._model, pruner=self._pruner), ids, count, cache,
+                          np.int32(length + self._fed), ranking)
 
     def _call(self, stage: Callable[..., Any], *arguments: Any,
               donate: tuple[int, ...] = ()) -> Any:
@@ -262,19 +312,25 @@ class Program:
         compiled = self._compiler.get(key, stage, self.params, *arguments, donate=donate)
         return compiled(self.params, *arguments)
 
+    @property
+    def _fed(self) -> int:
+        """Ids that the decoder is given in one pass before it chooses any."""
+        constant = self.choice.malformed == 'constrain' and self.choice.variant.constant_prefix
+        return len(self._codec.action_prefix_ids) if constant else 0
+
     def _finish(self, ids: np.ndarray, count: np.ndarray, steps: np.ndarray, length: int,
-                times: dict[str, float]) -> tuple[np.ndarray, InferenceStats]:
+                kept: dict[str, np.ndarray], times: dict[str, float],
+                ) -> tuple[np.ndarray, InferenceStats]:
         """Cut the ids to those of the chunk; say what was done."""
-        codec, ids = self._codec, ids[:count]
-        fed = 0
+        codec, ids, fed = self._codec, ids[:count], self._fed
         if self.choice.malformed == 'constrain':
-            if self.choice.variant.constant_prefix:
-                fed = len(codec.action_prefix_ids)
+            if fed:
                 ids = np.concatenate([codec.action_prefix_ids, ids])
             if not self.choice.variant.early_stop:
                 ids = ids[:-len(codec.end_ids)]
         stats = InferenceStats(
             variant=self.choice.variant.name, prompt_tokens=length,
-            prefix_tokens=self._model.config.num_image_tokens + length,
+            prefix_tokens=length + (self._image_tokens if self._pruner is None else sum(
+                int(mask.sum()) for mask in kept.values())), kept=kept,
             generated_tokens=fed + int(count), target_passes=int(steps) - 1 + bool(fed))
         return ids, replace(stats, **times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 
 class VariantError(ValueError):
@@ -23,6 +24,13 @@ def _lossy(text: str, parameter: str, *choices: str) -> str:
     """Declare a choice that changes the tokens; the first one is off, and the default."""
     return field(default=choices[0], metadata={'help': text, 'lossless': False,
                                                'parameter': parameter, 'choices': choices})
+
+
+def _lossy_value(text: str, parameter: str, default: float | bool,
+                 bounds: tuple[float, float] | None = None) -> Any:
+    """Declare a switch that changes the tokens, or a number between bounds that does."""
+    return field(default=default, metadata={'help': text, 'lossless': False,
+                                            'parameter': parameter, 'bounds': bounds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +79,14 @@ class Variant:
     quantized_cache: str = _lossy(
         'bits of keys and values: int8, a scale for each token and head',
         'quantization.kv_cache', 'none', 'int8')
+    pruning: bool = _lossy_value(
+        'image tokens that the action needs the least are left out of the prefix',
+        'pruning.enabled', False)
+    keep_ratio: float = _lossy_value(
+        'fraction of the image tokens that pruning keeps', 'pruning.keep_ratio', 0.5, (0.05, 1.0))
+    adaptive: bool = _lossy_value(
+        'pruning keeps a quarter, three eighths or a half, as the scene needs, whatever '
+        'pruning.keep_ratio is', 'pruning.adaptive', False)
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -78,6 +94,10 @@ class Variant:
             if choices and value not in choices:
                 raise VariantError(f'{parameter_of(each.name)}: {value!r}, expected one of '
                                    f'{", ".join(choices)}')
+            low, high = each.metadata.get('bounds') or (value, value)
+            if not low <= value <= high:
+                raise VariantError(f'{parameter_of(each.name)}: {value}, expected {low:g} to '
+                                   f'{high:g}')
         for name, needed in NEEDS.items():
             if self.is_on(name) and not getattr(self, needed):
                 raise VariantError(f'{parameter_of(name)}: {_word(getattr(self, name))}, expected '
@@ -103,7 +123,7 @@ def _word(value: bool | str) -> str:
 
 NEEDS = {'in_place_cache': 'unrolled_layers', 'matrix_weights': 'unrolled_layers',
          'flash_attention': 'packed_prefix', 'quantized_weights': 'matrix_weights',
-         'quantized_cache': 'in_place_cache'}
+         'quantized_cache': 'in_place_cache', 'pruning': 'packed_prefix'}
 """Fields that mean something only with another one on."""
 LOSSLESS = tuple(each.name for each in fields(Variant) if each.metadata['lossless'])
 """Fields that do not change the tokens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ class Declaration:
         return descriptor
 
 
+def _of_variant(each: Field) -> Declaration:
+    """Declare the parameter of a field of Variant."""
+    low, high = each.metadata.get('bounds') or (None, None)
+    kind = 'lossless' if each.metadata['lossless'] else 'lossy'
+    return Declaration(name=parameter_of(each.name), default=each.default, low=low, high=high,
+                       choices=each.metadata.get('choices', ()),
+                       description=f'{kind}: {each.metadata["help"]}')
+
+
 DECLARATIONS = (
     Declaration(name='checkpoint', default='', at_configure=True,
                 description='folder of the checkpoint; empty: the tabletop policy of this '
@@ -75,10 +84,10 @@ DECLARATIONS = (
                 description='where ~/profile writes traces to'),
     Declaration(name='profile_chunks', default=5, low=1, high=1000,
                 description='chunks in a trace'),
-    *(Declaration(name=parameter_of(gain.name), default=gain.default,
-                  choices=gain.metadata.get('choices', ()),
-                  description=f'{"lossless" if gain.metadata["lossless"] else "lossy"}: '
-                              f'{gain.metadata["help"]}') for gain in fields(Variant)),
+    *(_of_variant(each) for each in fields(Variant)),
+    Declaration(name='pruning.overlay', default=False,
+                description='publish ~/kept_tokens: the pictures, and which parts of them pruning '
+                            'kept'),
     Declaration(name='malformed', default='constrain', choices=MALFORMED,
                 description='constrain: decode only ids from which a whole chunk comes; reject: '
                             'decode freely and publish what is no chunk as not valid'),

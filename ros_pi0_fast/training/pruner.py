@@ -2,10 +2,11 @@
 
     python -m ros_pi0_fast.training.pruner --config tabletop --shards runs/tabletop/shards
 
-The policy is run once over the frames, for its image tokens and its attention; after that a step
-costs one pass through its decoder and back. The number of tokens kept falls from all of them to
-the target in a few stages. The pruner is written into the checkpoint's folder `pruner`; a policy
-that learned along (`--set finetune=true`) is left in --work, as `decoder.npz` is not a checkpoint.
+The policy is run once over the frames, for its image tokens and its attention, which are kept
+beside the shards; after that a step costs one pass through its decoder and back. The number of
+tokens kept falls from all of them to the target in a few stages. A run that was stopped
+(`--minutes`) or killed goes on when it is called again. The pruner is written into the
+checkpoint's folder `pruner`; a decoder that learned along (`--set finetune=true`) stays in --work.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.sim.episodes import EpisodeConfig
 from ros_pi0_fast.sim.tasks import TASKS
 from ros_pi0_fast.training.collect import collect_expert
-from ros_pi0_fast.training.data import encode_shards
+from ros_pi0_fast.training.data import TOKEN_ARRAYS, encode_shards
 from ros_pi0_fast.training.loop import LoopConfig, TrainLoop, TrainState
 from ros_pi0_fast.training.pruner_objective import PROGRESS, PrunerTerms, pruner_loss, teach
 from ros_pi0_fast.weights.checkpoint import Checkpoint, load_checkpoint
@@ -61,7 +62,8 @@ class PrunerRun:
 
 def _tabletop() -> PrunerRun:
     return PrunerRun(
-        name='tabletop', frames=3000, episodes=600,
+        name='tabletop', frames=2000, episodes=500,
+        scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
         loop=LoopConfig(steps=1000, batch_size=4, learning_rate=2e-3, warmup_steps=50,
                         weight_decay=0.0, ema_decay=0.99, steps_per_dispatch=10,
                         checkpoint_every=10_000))
@@ -130,8 +132,7 @@ class PrunerTraining:
 
     def prepare(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Let the policy teach: arrays of data.encode_frames, with what it says of them."""
-        kept = {name: array for name, array in arrays.items()
-                if not name.startswith('image/') and name != 'places'}
+        kept = {name: arrays[name] for name in TOKEN_ARRAYS}
         return kept | teach(self.model, self._params, arrays)
 
     def train(self, arrays: Mapping[str, np.ndarray], *, deadline: float | None = None,
@@ -175,7 +176,7 @@ def load_frames(run: PrunerRun, shards: Path, profile: Path) -> dict[str, np.nda
     paths = sorted(shards.glob('expert_*.npz'))
     if not paths:
         paths = collect_expert(range(run.episodes), shards, tasks=TASKS,
-                               config=EpisodeConfig(first_look_only=0.5))
+                               config=EpisodeConfig(first_look_only=0.83))
     parts, count = [], 0
     for part in encode_shards(paths, run.checkpoint, profile):
         parts.append(part)
@@ -187,6 +188,20 @@ def load_frames(run: PrunerRun, shards: Path, profile: Path) -> dict[str, np.nda
                          f'{run.loop.batch_size}')
     return {name: np.concatenate([part[name] for part in parts])[:run.frames]
             for name in parts[0]}
+
+
+def _load_taught(training: PrunerTraining, shards: Path, profile: Path) -> dict[str, np.ndarray]:
+    """Return what the policy has to say of the frames, asked once for each policy and count."""
+    run = training.run
+    path = shards / f'taught_{run.checkpoint.name}_{run.frames}.npz'
+    if not path.exists():
+        arrays = training.prepare(load_frames(run, shards, profile))
+        temporary = path.with_suffix('.tmp')
+        with temporary.open('wb') as file:
+            np.savez(file, **arrays)
+        temporary.replace(path)
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -209,13 +224,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.checkpoint is not None:
             run = dataclasses.replace(run, checkpoint=options.checkpoint)
         work = options.work or Path('runs') / f'pruner_{run.name}'
-        frames = load_frames(run, options.shards or work / 'shards', options.profile)
+        shards = options.shards or work / 'shards'
         policy = load_checkpoint(run.checkpoint, RobotProfile.load(options.profile),
                                  dtype='float32')
     except ValueError as error:
         parser.error(str(error))
     training = PrunerTraining(run, work, policy)
-    state = training.train(training.prepare(frames), deadline=deadline, report=_say)
+    state = training.train(_load_taught(training, shards, options.profile), deadline=deadline,
+                           report=_say)
     out = options.out or run.checkpoint / FOLDER
     training.export(state, out)
     print(f'{int(state.step):,} of {run.loop.steps:,} steps, pruner {out}', flush=True)
