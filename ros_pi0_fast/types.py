@@ -49,6 +49,14 @@ class InferenceStats:
     """Guessed ids that were accepted."""
     acceptance: float = 0.0
     """Running probability that a guessed id is accepted, after those before it."""
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Camera of the robot -> bool [rows, columns]: the decoder saw this token of its picture; all
+    where nothing is pruned."""
+
+    @property
+    def kept_tokens(self) -> dict[str, int]:
+        """How many tokens of each camera the decoder saw."""
+        return {key: int(mask.sum()) for key, mask in self.kept.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

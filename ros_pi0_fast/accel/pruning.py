@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ros_pi0_fast.accel.pruning_scores import LearnedScorer, Scene, Scorer, Weights, normed
 
@@ -109,6 +110,9 @@ class AdaptiveVisualPruner:
     original_positions: bool = True
     """Kept tokens are as far from the prompt and one another as in the unpruned prefix; off: they
     are numbered anew."""
+    cameras: tuple[bool, ...] = ()
+    """For each camera of the policy, whether the robot has it; () for all. Tokens are those of the
+    cameras that are there; the others' are left out, but their places count."""
     memory: float = 0.3
     """Weight of earlier scores in the average; 0 for none."""
     attention_memory: float = 0.5
@@ -222,10 +226,16 @@ class AdaptiveVisualPruner:
         prompt as they were are moved, and the prompt follows the tokens kept, which leaves
         decoding as it is.
         """
-        number = jnp.arange(ranking.rank.shape[0], dtype=jnp.int32)
+        tokens = ranking.rank.shape[0]
         if not self.original_positions:
-            return number
-        return ranking.slots - (ranking.rank.shape[0] - ranking.count)
+            return jnp.arange(tokens, dtype=jnp.int32)
+        there = np.repeat(self._there, tokens // self._there.sum())
+        places = jnp.asarray(np.flatnonzero(there), jnp.int32)
+        return places[ranking.slots] - (there.size - ranking.count)
+
+    @property
+    def _there(self) -> np.ndarray:
+        return np.asarray(self.cameras or (True,))
 
     def attend(self, state: PruningState, ranking: Ranking, paid: jax.Array) -> PruningState:
         """Remember what a chunk's action tokens paid attention to.

@@ -12,7 +12,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from ros_pi0_fast.model.attention import HIDDEN, Attend, Fresh, Visible, write_slots
+from ros_pi0_fast.model.attention import HIDDEN, Attend, Fresh, Visible, widen, write_slots
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
@@ -67,6 +67,7 @@ class Recorder:
         return self._attend(q, k, v, visible, score_dtype=score_dtype, fresh=fresh)
 
     def _record(self, q: jax.Array, k: jax.Array, visible: Visible, fresh: Fresh | None) -> None:
+        k = widen(k)
         if fresh is not None:
             k = write_slots(k, fresh.k, fresh.slot)
         probabilities = jax.nn.softmax(_scores(q, k, visible), axis=-1)[..., :self._slots]

@@ -46,8 +46,3 @@ def _rims(mask: np.ndarray) -> np.ndarray:
     inside = (padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2]
               & padded[:, 1:-1, 2:])
     return ~inside
-
-
-def kept_by_camera(kept: np.ndarray, cameras: int) -> np.ndarray:
-    """Return int [cameras]: how many tokens of each picture were kept."""
-    return kept.reshape(cameras, -1).sum(axis=1)

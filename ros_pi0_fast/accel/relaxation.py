@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.fft import idct
 
 from ros_pi0_fast.model.decode import Progress
 
@@ -58,8 +59,7 @@ class Relaxation:
         for row, found in zip(values, whole, strict=True):
             row[:len(found)] = found
         joints = len(slopes)
-        # Largest entries of the orthonormal inverse DCT's columns.
-        basis = np.where(np.arange(horizon) == 0, (1 / horizon) ** 0.5, (2 / horizon) ** 0.5)
+        basis = np.abs(idct(np.eye(horizon), axis=0, norm='ortho')).max(axis=0)
         of_joint = np.abs(np.asarray(slopes, np.float64)) / scale
         of_joint[list(grippers)] = np.inf
         coefficients = horizon * joints

@@ -14,9 +14,11 @@ from ros_pi0_fast.accel.attention_choice import AttentionChooser
 from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
+from ros_pi0_fast.engine.choice import FIXED, Choice
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
-from ros_pi0_fast.engine.program import FIXED, MALFORMED, Choice, Clock, EngineError, Program
+from ros_pi0_fast.engine.program import Clock, Program
+from ros_pi0_fast.engine.pruning import PolicyPruner, PruningMemory
 from ros_pi0_fast.engine.speculation import Speculation
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.layers import Params
@@ -30,6 +32,7 @@ COMPILE_NICENESS = 15
 
 class Engine:
     """Runs one policy. One inference at a time: callers with several threads must take turns.
+    With pruning on, observations are those of one robot: what it saw before counts.
 
     What is asked for by `request` is compiled in a thread of its own, while what ran before goes
     on; the swap is between two inferences. Should it fail, what ran before stays.
@@ -47,6 +50,7 @@ class Engine:
 
     Raises:
         EngineError, MemoryLimitError, VariantError: a parameter cannot be honoured.
+        PruningError: the checkpoint's pruner is not for it.
     """
 
     def __init__(self, checkpoint: Checkpoint, codec: PolicyCodec, *,
@@ -59,12 +63,15 @@ class Engine:
         self.attention = AttentionChooser()
         """Knows which attention was measured to be the fastest for which shape."""
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
+        self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(
+            key in codec.profile.cameras for key in checkpoint.config.camera_keys))
+        self._memory = PruningMemory()
         self._speculation = Speculation.load(checkpoint.folder, self.model, codec)
         self._last: tuple[str, ActionChunk] | None = None
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
         self._programs: dict[Choice, Program] = {}
-        self._wanted = _check(Choice(variant=variant or Variant(), malformed=malformed))
+        self._wanted = Choice(variant=variant or Variant(), malformed=malformed)
         self._active = self._make(self._wanted)
         self._programs[self._wanted] = self._active
         self._thread: threading.Thread | None = None
@@ -133,8 +140,8 @@ class Engine:
             EngineError: there is no such answer.
         """
         with self._lock:
-            self._wanted = _check(Choice(variant=variant or self._wanted.variant,
-                                         malformed=malformed or self._wanted.malformed))
+            self._wanted = Choice(variant=variant or self._wanted.variant,
+                                  malformed=malformed or self._wanted.malformed)
             self.failure = ''
             if self._wanted in self._programs or self._thread is not None:
                 return
@@ -172,7 +179,7 @@ class Engine:
                 program = self._make(wanted)
                 program.warm_up()
                 for shapes in tuple(self._seen_shapes):
-                    program.compile_resize(shapes)
+                    program.pictures.compile(shapes)
             except Exception as error:  # Whatever it is, the robot keeps what runs.
                 self._give_up(wanted, f'{type(error).__name__}: {error}')
             else:
@@ -190,7 +197,7 @@ class Engine:
             kept = {program.form for program in self._programs.values()}
             in_use = frozenset({self._active.form}) if self._programs else frozenset()
         program = Program(choice, self.model, self._codec, self._store, self._compiler,
-                          self.attention, self._speculation, in_use=in_use,
+                          self.attention, self._pruning, self._speculation, in_use=in_use,
                           max_decode_tokens=self._max_decode_tokens)
         self._forget(kept - self._store.forms)
         return program
@@ -224,9 +231,9 @@ class Engine:
         clock = Clock()
         program = self._swap()
         encoded = self._codec.encode(observation)
-        drafter = program.drafter(self._chunk_before(observation), observation)
+        drafter = program.decoding.drafter(self._chunk_before(observation), observation)
         preprocess_ms = clock.lap()
-        ids, stats = program.run(encoded, clock, drafter)
+        ids, stats = program.run(encoded, clock, self._memory, observation.instruction, drafter)
         self._notice_shapes(encoded, program)
         actions, reason = self._actions(ids, encoded, program)
         stats = replace(stats, preprocess_ms=preprocess_ms, postprocess_ms=clock.lap(),
@@ -256,7 +263,7 @@ class Engine:
 
             def compile_resize() -> None:
                 _yield_to_inference()
-                program.compile_resize(shapes)
+                program.pictures.compile(shapes)
 
             threading.Thread(target=compile_resize, daemon=True, name=COMPILE_THREAD).start()
 
@@ -280,10 +287,3 @@ def _yield_to_inference() -> None:
     if hasattr(os, 'setpriority'):
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), COMPILE_NICENESS)
-
-
-def _check(choice: Choice) -> Choice:
-    if choice.malformed not in (*MALFORMED, FIXED):
-        raise EngineError(f'malformed: {choice.malformed!r}, expected one of '
-                          f'{", ".join(MALFORMED)}')
-    return choice

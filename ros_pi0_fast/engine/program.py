@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,36 +12,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
-from ros_pi0_fast.accel.draft_length import DraftLength
 from ros_pi0_fast.accel.drafters import Drafter
+from ros_pi0_fast.accel.pruning import PruningState, Ranking
 from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
-from ros_pi0_fast.codec.resize import resize_with_pad
+from ros_pi0_fast.engine.choice import Choice
 from ros_pi0_fast.engine.compiler import Compiler
+from ros_pi0_fast.engine.decoding import Decoding
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
-from ros_pi0_fast.engine.speculation import Speculation, draft_lengths
-from ros_pi0_fast.engine.stages import Decode, Prefill, Resize, Speculate, Vision, Vocabulary
-from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.engine.pictures import Pictures
+from ros_pi0_fast.engine.pruning import (
+    Listen,
+    PolicyPruner,
+    PrunedPrefill,
+    PruningMemory,
+    kept_by_camera,
+)
+from ros_pi0_fast.engine.speculation import Speculation
+from ros_pi0_fast.engine.stages import Prefill, Resize, Vision, Vocabulary
 from ros_pi0_fast.model.attention import folded, reference
-from ros_pi0_fast.model.cache import LayerCache
+from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
-from ros_pi0_fast.types import ActionChunk, InferenceStats, Observation
+from ros_pi0_fast.types import InferenceStats
 
 CACHES = {'none': LayerCache, 'int8': QuantizedLayerCache}
-MALFORMED = ('constrain', 'reject')
-FIXED = 'fixed'
-"""Decode a given number of FAST ids, whatever they mean: for measuring with random weights."""
 BUCKET = 32
 """Prompts are padded to a multiple of this many ids, or to max_token_len."""
 CALIBRATIONS = 3
 """How often each number of guessed ids is measured at the start."""
-FREE_IDS = 256
-"""Most ids that are decoded freely, as in openpi."""
-
-
-class EngineError(ValueError):
-    """The engine cannot be built or run as asked; the message names the parameter."""
 
 
 class Clock:
@@ -63,15 +62,6 @@ class Clock:
         return 1e3 * (self._last - self._start)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What is asked of the engine."""
-
-    variant: Variant
-    malformed: str
-    """'constrain', 'reject', or FIXED."""
-
-
 class Program:
     """Runs one choice. Stages are compiled by `warm_up`, or when they are first needed.
 
@@ -82,6 +72,7 @@ class Program:
         store: Its weights.
         compiler: Shared with other programs, and so the next.
         chooser: Knows which attention is the fastest.
+        pruning: How image tokens are pruned where the variant asks for it.
         speculation: Knows the drafters.
         max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or FREE_IDS.
         in_use: Forms of weights that must be kept.
@@ -93,7 +84,8 @@ class Program:
     """
 
     def __init__(self, choice: Choice, model: Pi0Fast, codec: PolicyCodec, store: ParameterStore,
-                 compiler: Compiler, chooser: AttentionChooser, speculation: Speculation, *,
+                 compiler: Compiler, chooser: AttentionChooser, pruning: PolicyPruner,
+                 speculation: Speculation, *,
                  max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice
         self.form = Form.of(choice.variant)
@@ -101,13 +93,12 @@ class Program:
             model, attend=folded if choice.variant.folded_attention else reference,
             layer_cache=CACHES[choice.variant.quantized_cache])
         self._codec, self._model, self._compiler = codec, model, compiler
-        speculation.check(choice.variant)
-        self._speculation = speculation
-        self._relaxation = speculation.relaxation(choice.variant)
-        self._resize = Resize(size=model.config.siglip.image_size)
+        self._pruning, self._pruner = pruning, pruning.of(choice.variant)
+        self.pictures = Pictures(self._cameras, tuple(sorted(codec.profile.cameras)),
+                                 Resize(size=model.config.siglip.image_size), compiler,
+                                 on_device=choice.variant.device_resize)
         self._vision = Vision(model=model)
-        self._lengths = DraftLength(draft_lengths(choice.variant, choice.malformed))
-        self._decoders = self._make_decoders(max_decode_tokens)
+        self.decoding = Decoding(choice, model, codec, speculation, limit=max_decode_tokens)
         self._prefill = self._make_prefill()
         if choice.variant.flash_attention:
             self._choose_attention(chooser)
@@ -136,7 +127,7 @@ class Program:
         """Give each stage the attention that is fastest for its shapes."""
         config, dtype = self._model.config, self._model.dtype.name
         gemma, siglip = config.gemma, config.siglip
-        longest = config.num_image_tokens + self.buckets[-1]
+        longest = self._image_tokens + self.buckets[-1]
         decoder = {'batch': 1, 'heads': gemma.num_heads, 'kv_heads': gemma.num_kv_heads,
                    'head_dim': gemma.head_dim, 'dtype': dtype}
         vision = AttentionShape(
@@ -151,43 +142,29 @@ class Program:
 
         self._vision = chosen(self._vision, vision)
         self._prefill = chosen(self._prefill, prefill)
-        verify = replace(decode, tokens=1 + max(self._decoders))
-        self._decoders = {length: chosen(stage, verify if length else decode)
-                          for length, stage in self._decoders.items()}
+        self.decoding.choose_attention(
+            lambda tokens: chooser.choose(replace(decode, tokens=tokens)))
 
-    def _make_decoders(self, limit: int | None) -> dict[int, Decode]:
-        """Return what decodes, by the number of ids that are guessed for a pass."""
-        codec, malformed, variant = self._codec, self.choice.malformed, self.choice.variant
-        needed = FREE_IDS if malformed == 'reject' else codec.grammar.max_ids
-        most = needed if limit is None or malformed == FIXED else min(needed, limit)
-        if malformed == FIXED:
-            most = limit or needed
-        fewest = int(codec.grammar.shortest[0, -1])
-        if most < fewest and malformed != FIXED:
-            raise EngineError(f'max_decode_tokens: {most}, expected at least {fewest}, without '
-                              f'which no chunk of {codec.profile.horizon} x '
-                              f'{codec.profile.action_dim} can be complete')
-        fields = {'model': self._model, 'max_ids': most, 'eos_id': codec.text.eos_id,
-                  'malformed': malformed, 'constant_prefix': variant.constant_prefix,
-                  'early_stop': variant.early_stop}
-        return {length: Speculate(draft_length=length, **fields) if length else Decode(**fields)
-                for length in self._lengths.lengths}
+    @property
+    def _image_tokens(self) -> int:
+        """The most that are prefilled."""
+        config = self._model.config
+        there = len(self._codec.profile.cameras) * config.siglip.num_tokens
+        return config.num_image_tokens if self._pruner is None else self._pruner.counts(there)[-1]
 
-    def _make_prefill(self) -> Prefill:
+    def _make_prefill(self) -> Prefill | PrunedPrefill:
         codec, config, variant = self._codec, self._model.config, self.choice.variant
         constants = len(codec.action_prefix_ids) + len(codec.end_ids)
         cameras = self._cameras
-        return Prefill(
-            model=self._model, packed=variant.packed_prefix,
-            stacked_cache=not variant.in_place_cache,
-            rows=tuple(cameras.index(key) if key in cameras else -1
-                       for key in config.camera_keys),
-            capacity=(config.num_image_tokens + codec.profile.max_token_len + constants
-                      + self._max_ids + max(self._decoders)))
-
-    @property
-    def _max_ids(self) -> int:
-        return next(iter(self._decoders.values())).max_ids
+        fields = {
+            'model': self._model, 'stacked_cache': not variant.in_place_cache,
+            'capacity': (self._image_tokens + codec.profile.max_token_len + constants
+                         + self.decoding.slots)}
+        if self._pruner is not None:
+            rows = tuple(map(cameras.index, sorted(codec.profile.cameras)))
+            return PrunedPrefill(pruner=self._pruner, rows=rows, **fields)
+        rows = tuple(cameras.index(key) if key in cameras else -1 for key in config.camera_keys)
+        return Prefill(packed=variant.packed_prefix, rows=rows, **fields)
 
     def _make_vocabulary(self) -> Vocabulary:
         codec, grammar = self._codec, self._codec.grammar
@@ -222,98 +199,83 @@ class Program:
         for i, bucket in enumerate(self.buckets, 1):
             progress(f'compiling {self.choice.variant.name} for prompts of up to {bucket} tokens '
                      f'({i} of {len(self.buckets)})')
-            self.compile_resize(tuple(pictures[key].shape for key in sorted(pictures)))
+            self.pictures.compile(tuple(pictures[key].shape for key in sorted(pictures)))
             encoded = EncodedObservation(
                 images=pictures, prompt_ids=np.ones(bucket, np.int32),
                 normalized_state=np.zeros(self._codec.profile.state_dim, np.float32))
             # Decoding does not depend on the bucket.
-            for length in self._decoders if i == 1 else list(self._decoders)[:1]:
-                self.run(encoded, Clock(), self.drafter(), length)
-        if len(self._decoders) > 1:
-            self._measure(encoded)
+            for length in self.decoding.lengths if i == 1 else self.decoding.lengths[:1]:
+                self._try(encoded, length)
+        if len(self.decoding.lengths) > 1:
+            for length in CALIBRATIONS * self.decoding.lengths:
+                self.decoding.calibrate(length, self._try(encoded, length))
 
-    def _measure(self, encoded: EncodedObservation) -> None:
-        """Measure what a pass costs, with each number of guessed ids in turn."""
-        for length in CALIBRATIONS * list(self._decoders):
-            _, stats = self.run(encoded, Clock(), self.drafter(), length)
-            self._lengths.calibrate(length, stats.decode_ms / max(1, stats.target_passes))
+    def _try(self, encoded: EncodedObservation, length: int) -> InferenceStats:
+        """Run an inference that is none; return what it cost."""
+        return self.run(encoded, Clock(), PruningMemory(), '', self.decoding.drafter(), length)[1]
 
-    def drafter(self, chunk: ActionChunk | None = None, observation: Observation | None = None,
-                ) -> Drafter | None:
-        """Return what guesses in the next inference: see Speculation.drafter; None for nothing."""
-        if not max(self._decoders):
-            return None
-        return self._speculation.drafter(self.choice.variant, chunk, observation)
-
-    def compile_resize(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Compile the resizing of pictures of these shapes, one a camera of the robot, sorted."""
-        if self.choice.variant.device_resize:
-            images = tuple(jax.ShapeDtypeStruct(shape, jnp.uint8)
-                           for shape in self._with_black(list(shapes)))
-            self._compiler.get((self._resize, tuple(image.shape for image in images)),
-                               self._resize, images)
-
-    def _with_black(self, shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the shape of each picture that is encoded, black ones at the model's size."""
-        present = dict(zip(sorted(self._codec.profile.cameras), shapes, strict=True))
-        return [present.get(key, (*self._resize.size, 3)) for key in self._cameras]
-
-    def _pictures(self, encoded: EncodedObservation) -> np.ndarray | jax.Array:
-        """Return uint8 [cameras, h, w, 3].
-
-        Pictures of a size that nothing was compiled for are resized on the host, to the same
-        pixels, so that no camera can make an inference wait for the compiler.
-        """
-        black = np.zeros((*self._resize.size, 3), np.uint8)
-        images = tuple(encoded.images.get(key, black) for key in self._cameras)
-        if self.choice.variant.device_resize:
-            found = self._compiler.find((self._resize, tuple(image.shape for image in images)))
-            if found is not None:
-                return found(images)
-        return np.stack([resize_with_pad(image, *self._resize.size) for image in images])
-
-    def run(self, encoded: EncodedObservation, clock: Clock, drafter: Drafter | None,
-            length: int | None = None) -> tuple[np.ndarray, InferenceStats]:
+    def run(self, encoded: EncodedObservation, clock: Clock, memory: PruningMemory,
+            instruction: str, drafter: Drafter | None, length: int | None = None,
+            ) -> tuple[np.ndarray, InferenceStats]:
         """Run the device's stages; return the model ids and what they cost.
 
         Args:
             encoded: The model's inputs.
             clock: Of the inference.
-            drafter: What `drafter` returned.
-            length: Ids to guess for a pass; None: what pays, and take note of what it cost.
+            memory: Of the frames before; it is brought up to date.
+            instruction: As it was given; another one makes what is remembered void.
+            drafter: See Decoding.drafter.
+            length: Ids to guess for a pass; None: what pays, taking note of what it cost.
         """
-        drafted = self._lengths.choose() if length is None else length
+        guessed = self.decoding.choose() if length is None else length
         at_once = self.choice.variant.one_round_trip
         times = {}
 
         def lap(stage: str, result: Any) -> None:
             times[stage] = clock.lap(result)
 
-        seen = self._call(self._vision, self._pictures(encoded))
+        seen = self._call(self._vision, self.pictures(encoded))
         if not at_once:
             lap('vision_ms', seen)
         tokens = len(encoded.prompt_ids)
         prompt = np.zeros(next(size for size in self.buckets if size >= tokens), np.int32)
         prompt[:tokens] = encoded.prompt_ids
-        hidden, cache = self._call(self._prefill, seen, self._black, prompt, np.int32(tokens))
+        hidden, cache, ranking = self._prefix(seen, prompt, tokens, memory, instruction)
         if not at_once:
             lap('prefill_ms', hidden)
-        guessed = (drafter, self._relaxation) if drafted else ()
-        *result, _ = self._call(self._decoders[drafted], self.vocabulary, hidden, cache, *guessed,
-                                donate=(3,))
+        *result, cache = self._call(
+            self.decoding.stages[guessed], self.vocabulary, hidden, cache,
+            *self.decoding.arguments(drafter, guessed), donate=(3,))
         if at_once:  # Waited for in turn, so that each stage's time is known nevertheless.
             lap('vision_ms', seen)
             lap('prefill_ms', hidden)
         lap('decode_ms', result)
-        ids, stats = self._finish(*jax.device_get(result)[:3], tokens, times)
-        if drafted:
-            proposed, accepted = map(int, result[3:])
-            stats = replace(stats, draft_length=drafted, drafted_tokens=proposed,
-                            accepted_tokens=accepted)
-        if length is None:
-            self._lengths.record(drafted, passes=max(1, stats.target_passes),
-                                 accepted=stats.accepted_tokens, ms=stats.decode_ms)
-        return ids, replace(stats, acceptance=self._lengths.acceptance if guessed else 0.0)
+        if ranking is not None:  # The chunk is there; this is not waited for.
+            memory.state = self._listen(ranking, *result[:2], cache, tokens)
+        ids, count, steps, *drafted = jax.device_get(result)
+        ids, stats = self._finish(ids, count, steps, tokens, kept_by_camera(
+            ranking, self._codec.profile.cameras, self._model.config.siglip.grid), times)
+        return ids, self.decoding.note(stats, guessed, *map(int, drafted),
+                                       learn=length is None)
+
+    def _prefix(self, seen: jax.Array, prompt: np.ndarray, length: int, memory: PruningMemory,
+                instruction: str) -> tuple[jax.Array, KVCache, Ranking | None]:
+        """Run the prefix through the decoder; return its output, its cache, and what is kept."""
+        if self._pruner is None:
+            memory.forget()
+            return *self._call(self._prefill, seen, self._black, prompt, np.int32(length)), None
+        state = memory.recall(self._pruner, self._prefill.tokens, instruction)
+        prefix = self._call(self._prefill, self._pruning.weights, seen, prompt, np.int32(length),
+                            *state)
+        return prefix.hidden, prefix.cache, prefix.ranking
+
+    def _listen(self, ranking: Ranking, ids: jax.Array, count: jax.Array, cache: KVCache,
+                length: int) -> PruningState:
+        """Return what pruning remembers after a chunk."""
+        if not self._pruner.scorer.by_history:
+            return ranking.state
+        return self._call(Listen(model=self._model, pruner=self._pruner), ids, count, cache,
+                          np.int32(length + self._fed), ranking)
 
     def _call(self, stage: Callable[..., Any], *arguments: Any,
               donate: tuple[int, ...] = ()) -> Any:
@@ -322,19 +284,25 @@ class Program:
         compiled = self._compiler.get(key, stage, self.params, *arguments, donate=donate)
         return compiled(self.params, *arguments)
 
+    @property
+    def _fed(self) -> int:
+        """Ids that the decoder is given in one pass before it chooses any."""
+        constant = self.choice.malformed == 'constrain' and self.choice.variant.constant_prefix
+        return len(self._codec.action_prefix_ids) if constant else 0
+
     def _finish(self, ids: np.ndarray, count: np.ndarray, steps: np.ndarray, length: int,
-                times: dict[str, float]) -> tuple[np.ndarray, InferenceStats]:
+                kept: dict[str, np.ndarray], times: dict[str, float],
+                ) -> tuple[np.ndarray, InferenceStats]:
         """Cut the ids to those of the chunk; say what was done."""
-        codec, ids = self._codec, ids[:count]
-        fed = 0
+        codec, ids, fed = self._codec, ids[:count], self._fed
         if self.choice.malformed == 'constrain':
-            if self.choice.variant.constant_prefix:
-                fed = len(codec.action_prefix_ids)
+            if fed:
                 ids = np.concatenate([codec.action_prefix_ids, ids])
             if not self.choice.variant.early_stop:
                 ids = ids[:-len(codec.end_ids)]
         stats = InferenceStats(
             variant=self.choice.variant.name, prompt_tokens=length,
-            prefix_tokens=self._model.config.num_image_tokens + length,
+            prefix_tokens=length + (self._image_tokens if self._pruner is None else sum(
+                int(mask.sum()) for mask in kept.values())), kept=kept,
             generated_tokens=fed + int(count), target_passes=int(steps) - 1 + bool(fed))
         return ids, replace(stats, **times)

@@ -81,6 +81,15 @@ class Variant:
     quantized_cache: str = _lossy(
         'bits of keys and values: int8, a scale for each token and head',
         'quantization.kv_cache', 'none', 'int8')
+    pruning: bool = _setting(
+        'image tokens that the action needs the least are left out of the prefix',
+        'pruning.enabled', False, lossless=False)
+    keep_ratio: float = _setting(
+        'fraction of the image tokens that pruning keeps', 'pruning.keep_ratio', 0.5,
+        lossless=False, bounds=(0.05, 1.0))
+    adaptive: bool = _setting(
+        'pruning keeps a quarter, three eighths or a half, as the scene needs, whatever '
+        'pruning.keep_ratio is', 'pruning.adaptive', False, lossless=False)
 
     speculative: bool = _setting(
         'a drafter guesses ids, and one pass of the decoder says how many of them are right',
@@ -132,7 +141,8 @@ def _word(value: bool | str) -> str:
 
 NEEDS = {'in_place_cache': 'unrolled_layers', 'matrix_weights': 'unrolled_layers',
          'flash_attention': 'packed_prefix', 'quantized_weights': 'matrix_weights',
-         'quantized_cache': 'in_place_cache', 'speculative': 'in_place_cache'}
+         'quantized_cache': 'in_place_cache', 'pruning': 'packed_prefix',
+         'speculative': 'in_place_cache'}
 """Fields that mean something only with another one on."""
 LOSSLESS = tuple(each.name for each in fields(Variant) if each.default is True)
 """Switches of the default variant, none of which changes the tokens."""

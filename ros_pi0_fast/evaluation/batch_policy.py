@@ -18,7 +18,8 @@ import numpy as np
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.codec.resize import resize_with_pad
-from ros_pi0_fast.model.decode import DecodeOptions, GrammarTables, greedy
+from ros_pi0_fast.model.cache import KVCache
+from ros_pi0_fast.model.decode import DecodeOptions, DecodeState, GrammarTables, greedy
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import ActionChunk, Observation
 
@@ -44,8 +45,8 @@ class BatchPolicy:
             count=jnp.asarray(codec.grammar.count), shortest=jnp.asarray(codec.grammar.shortest),
             next_state=jnp.asarray(codec.grammar.next_state))
         # No chunk that was trained on is longer than that, and the grammar makes it suffice.
-        most = min(codec.grammar.max_ids, codec.profile.max_token_len)
-        self._generate = jax.jit(partial(_generate, model, most))
+        self._most = min(codec.grammar.max_ids, codec.profile.max_token_len)
+        self._generate = jax.jit(partial(_generate, model, self._most))
 
     def plan(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """Return a chunk for each observation, in their order."""
@@ -106,8 +107,25 @@ def _generate(model: Pi0Fast, max_ids: int, params: Any, images: Mapping[str, ja
     cache = model.init_cache(params, batch, size + len(action_prefix) + max_ids)
     _, cache = model.prefill(params, embeddings, pictures.shape[1] + prompt_lengths, cache,
                              last_only=True)
-    constant = jnp.broadcast_to(action_prefix, (batch, len(action_prefix)))
-    hidden, cache = model.decode_step(params, constant, cache)
-    state = greedy(model, params, hidden[:, -1:], cache, candidates=candidates, grammar=tables,
-                   options=DecodeOptions(max_ids=max_ids, eos_id=None))
+    state = decode_chunks(model, max_ids, params, cache, action_prefix, candidates, tables)
     return state.tokens, state.length
+
+
+def decode_chunks(model: Pi0Fast, max_ids: int, params: Any, cache: KVCache,
+                  action_prefix: jax.Array, candidates: jax.Array,
+                  tables: GrammarTables) -> DecodeState:
+    """Feed 'Action: ' and decode under the grammar.
+
+    Args:
+        model: the network.
+        max_ids: most ids of a row.
+        params: its parameters.
+        cache: of the prefixes, with room for what follows.
+        action_prefix: int32 [k]: ids of 'Action: '.
+        candidates: int32 [n]: model ids of the FAST ids.
+        tables: the grammar over these.
+    """
+    constant = jnp.broadcast_to(action_prefix, (cache.length.shape[0], len(action_prefix)))
+    hidden, cache = model.decode_step(params, constant, cache)
+    return greedy(model, params, hidden[:, -1:], cache, candidates=candidates, grammar=tables,
+                  options=DecodeOptions(max_ids=max_ids, eos_id=None))

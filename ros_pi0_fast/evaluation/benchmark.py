@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.engine.choice import FIXED
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.parameters import MIB, tree_bytes
 from ros_pi0_fast.engine.policy import load_policy
-from ros_pi0_fast.engine.program import FIXED
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
 from ros_pi0_fast.evaluation.random_policy import random_observations, random_policy
 from ros_pi0_fast.evaluation.settings import parse_value, variant_with

@@ -6,13 +6,17 @@ import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from builtin_interfaces.msg import Duration
 from rclpy.time import Time
+from sensor_msgs.msg import Image
 
+from ros_pi0_fast.accel.pruning_overlay import draw_kept
+from ros_pi0_fast.codec.resize import resize_with_pad
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.msg import ActionChunk as ActionChunkMessage
 from ros_pi0_fast.msg import InferenceStats as InferenceStatsMessage
-from ros_pi0_fast.types import ActionChunk, InferenceStats
+from ros_pi0_fast.types import ActionChunk, InferenceStats, Observation
 
 STAGES = ('preprocess_ms', 'vision_ms', 'prefill_ms', 'decode_ms', 'total_ms')
 
@@ -62,9 +66,26 @@ def stats_message(*, now: Time, state: str, reason: str, variant: str, pending_v
         compilations=compilations, weights_mb=weight_bytes / 2**20,
         observation_age_ms=counts.age_ms, prompt_tokens=last.prompt_tokens,
         prefix_tokens=last.prefix_tokens, generated_tokens=last.generated_tokens,
-        target_passes=last.target_passes, draft_length=last.draft_length,
+        target_passes=last.target_passes, cameras=list(last.kept_tokens),
+        kept_tokens=list(last.kept_tokens.values()), draft_length=last.draft_length,
         drafted_tokens=last.drafted_tokens, accepted_tokens=last.accepted_tokens,
         acceptance=last.acceptance,
         **{name: getattr(last, name) for name in STAGES})
     message.header.stamp = now.to_msg()
+    return message
+
+
+def kept_message(observation: Observation, stats: InferenceStats,
+                 profile: RobotProfile) -> Image:
+    """Build the picture of what pruning kept: the robot's cameras side by side, keys sorted."""
+    keys = sorted(stats.kept)
+    images = np.stack([resize_with_pad(observation.images[key], *profile.image_size)
+                       for key in keys])
+    kept = np.stack([stats.kept[key] for key in keys])
+    pixels = draw_kept(images, kept.ravel(), kept.shape[1:])
+    height, width, _ = pixels.shape
+    message = Image(height=height, width=width, encoding='rgb8', step=3 * width,
+                    data=array.array('B', pixels.tobytes()))
+    message.header.stamp = Time(nanoseconds=observation.stamp_ns).to_msg()
+    message.header.frame_id = profile.name
     return message

@@ -12,7 +12,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from ros_pi0_fast.engine.program import MALFORMED
+from ros_pi0_fast.engine.choice import MALFORMED
 from ros_pi0_fast.engine.variant import Variant, parameter_of
 from ros_pi0_fast.share import share_folder
 
@@ -85,6 +85,9 @@ DECLARATIONS = (
     Declaration(name='profile_chunks', default=5, low=1, high=1000,
                 description='chunks in a trace'),
     *(_of_variant(each) for each in fields(Variant)),
+    Declaration(name='pruning.overlay', default=False,
+                description='publish ~/kept_tokens: the pictures, and which parts of them pruning '
+                            'kept'),
     Declaration(name='malformed', default='constrain', choices=MALFORMED,
                 description='constrain: decode only ids from which a whole chunk comes; reject: '
                             'decode freely and publish what is no chunk as not valid'),

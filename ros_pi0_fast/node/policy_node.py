@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from ros_pi0_fast.codec.robot_profile import RobotProfile
@@ -96,6 +97,7 @@ class PolicyNode(LifecycleNode):
         self._chunks = self.create_lifecycle_publisher(
             ActionChunk, 'action_chunk', QoSProfile(depth=1))
         self._stats = self.create_lifecycle_publisher(InferenceStats, '~/stats', 10)
+        self._kept = self.create_lifecycle_publisher(Image, '~/kept_tokens', QoSProfile(depth=1))
         self.create_service(Trigger, '~/profile', self._on_profile,
                             callback_group=MutuallyExclusiveCallbackGroup())
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -158,7 +160,7 @@ class PolicyNode(LifecycleNode):
             rate_hz = self._settings['rate_hz']
             self._serving = Serving(
                 self, self._policy.engine, self._policy.profile, chunks=self._chunks,
-                stats=self._stats, settings=self._settings)
+                stats=self._stats, kept=self._kept, settings=self._settings)
         result = super().on_activate(state)
         self.get_logger().info(f'active: a chunk is asked for {rate_hz:g} times a second')
         return result

@@ -19,7 +19,7 @@ from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.profiling import Profiler
 from ros_pi0_fast.node.conversions import ConversionError, stamp_ns, to_rgb
-from ros_pi0_fast.node.messages import Counts, chunk_message, stats_message
+from ros_pi0_fast.node.messages import Counts, chunk_message, kept_message, stats_message
 from ros_pi0_fast.node.observation import Freshness, ObservationAssembler, ObservationRefused
 from ros_pi0_fast.node.parameters import variant_of
 from ros_pi0_fast.node.worker import InferenceWorker
@@ -39,14 +39,15 @@ class Serving:
         node: Subscribes and counts the time.
         engine: Compiled.
         profile: The robot.
-        chunks, stats: Publishers.
+        chunks, stats, kept: Publishers; kept is of pictures of what pruning kept.
         settings: Values of the parameters that change while the node runs.
     """
 
     def __init__(self, node: Node, engine: Engine, profile: RobotProfile, *, chunks: Publisher,
-                 stats: Publisher, settings: dict[str, Any]):
+                 stats: Publisher, kept: Publisher, settings: dict[str, Any]):
         self._node, self._engine, self._profile = node, engine, profile
-        self._chunks, self._stats = chunks, stats
+        self._chunks, self._stats, self._kept = chunks, stats, kept
+        self._overlay = settings['pruning.overlay']
         self._counts = Counts()
         self._last_stamp_ns = -1
         self._inputs = ObservationAssembler(profile, _freshness(settings))
@@ -80,6 +81,7 @@ class Serving:
     def apply(self, settings: dict[str, Any], changed: set[str]) -> None:
         """Take new values of parameters; `changed` names those that are new."""
         self._inputs.freshness = _freshness(settings)
+        self._overlay = settings['pruning.overlay']
         self._engine.request(variant=variant_of(settings), malformed=settings['malformed'])
         if 'rate_hz' in changed:
             self._set_rate(settings['rate_hz'])
@@ -159,6 +161,8 @@ class Serving:
         self._counts.malformed += chunk.reason.startswith('malformed')
         self._publish_chunk(observation, chunk)
         self._publish_stats('inference', chunk.reason)
+        if self._overlay:
+            self._publish_kept(kept_message(observation, chunk.stats, self._profile))
         self._report_failure()
 
     def _report_failure(self) -> None:
@@ -196,6 +200,11 @@ class Serving:
             self._chunks.publish(chunk_message(
                 chunk, self._profile, sequence=counts.chunks_published,
                 instruction=observation.instruction))
+
+    def _publish_kept(self, picture: Image) -> None:
+        with self._lock:
+            if self._open:
+                self._kept.publish(picture)
 
     def _publish_refusal(self, refused: ObservationRefused) -> None:
         self._node.get_logger().warning(f'refused: {refused}',

@@ -1,0 +1,158 @@
+"""Pruning in the engine: a checkpoint's pruner, its stages, and what it remembers of one robot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ros_pi0_fast.accel.pruning import AdaptiveVisualPruner, PruningState, Ranking
+from ros_pi0_fast.accel.pruning_attention import attention_of_actions
+from ros_pi0_fast.accel.pruning_file import FOLDER, load_pruner
+from ros_pi0_fast.accel.pruning_prefill import PrunedPrefix, prefill_pruned
+from ros_pi0_fast.accel.pruning_scores import Scorer, TrainingFreeScorer, Weights
+from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.model.cache import KVCache
+from ros_pi0_fast.model.config import Pi0FastConfig
+from ros_pi0_fast.model.layers import Params
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
+
+
+@dataclass(frozen=True)
+class PolicyPruner:
+    """How image tokens of a policy are scored, and which of its cameras the robot has.
+
+    The tokens of a camera that the robot lacks are those of a black picture: they are not scored,
+    and left out as soon as anything is.
+    """
+
+    scorer: Scorer
+    weights: Weights
+    """Of the scorer, for the tokens of the cameras that are there."""
+    cameras: tuple[bool, ...]
+    """For each camera of the policy, whether the robot has it."""
+
+    @classmethod
+    def load(cls, folder: Path, config: Pi0FastConfig, cameras: tuple[bool, ...]) -> PolicyPruner:
+        """Read the pruner of a checkpoint; where it has none, pruning goes without training.
+
+        Raises:
+            PruningError: there is one, and it is for another policy or cannot be read.
+        """
+        if not (folder / FOLDER).is_dir():
+            return cls(TrainingFreeScorer(), {}, cameras)
+        scorer, weights = load_pruner(folder / FOLDER, tokens=config.num_image_tokens,
+                                      width=config.gemma.width)
+        there = np.repeat(cameras, config.siglip.num_tokens)
+        weights = weights | {'place_bias': weights['place_bias'][there]}
+        return cls(scorer, jax.tree.map(jnp.asarray, weights), cameras)
+
+    def of(self, variant: Variant) -> AdaptiveVisualPruner | None:
+        """Return what prunes in a variant; None where nothing does."""
+        if not variant.pruning or (variant.keep_ratio == 1 and not variant.adaptive):
+            return None
+        return AdaptiveVisualPruner(scorer=self.scorer, keep_ratio=variant.keep_ratio,
+                                    adaptive=variant.adaptive, cameras=self.cameras)
+
+
+class PruningMemory:
+    """What pruning remembers from chunk to chunk; on the device. It belongs to one robot."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: frames went by that were not seen."""
+        self.state: PruningState | None = None
+        """After the last frame; None before the first."""
+        self._instruction: str | None = None
+
+    def recall(self, pruner: AdaptiveVisualPruner, tokens: jax.ShapeDtypeStruct,
+               instruction: str) -> tuple[PruningState, np.bool_]:
+        """Return what is remembered, and whether a new instruction makes it void."""
+        new, self._instruction = instruction != self._instruction, instruction
+        if self.state is None:
+            self.state = pruner.init_state(*tokens.shape, tokens.dtype)
+        return self.state, np.bool_(new)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedPrefill:
+    """Prunes image tokens and runs what is left of the prefix through the decoder."""
+
+    model: Pi0Fast
+    pruner: AdaptiveVisualPruner
+    rows: tuple[int, ...]
+    """Of the cameras that are there, in the model's order, among the encoded pictures."""
+    capacity: int
+    """Slots of the key-value cache."""
+    stacked_cache: bool
+
+    @property
+    def tokens(self) -> jax.ShapeDtypeStruct:
+        """Shape [n, d] and dtype of what is pruned."""
+        config = self.model.config
+        return jax.ShapeDtypeStruct((len(self.rows) * config.siglip.num_tokens,
+                                     config.gemma.width), self.model.dtype)
+
+    def __call__(self, params: Params, weights: Weights, seen: jax.Array, prompt: jax.Array,
+                 prompt_length: jax.Array, state: PruningState, reset: jax.Array) -> PrunedPrefix:
+        """Prune and prefill: see accel.pruning_prefill.prefill_pruned.
+
+        Args:
+            params: Parameters.
+            weights: The pruner's.
+            seen: [cameras, n, d]: tokens of the pictures that were encoded.
+            prompt: int32 [bucket].
+            prompt_length: int32 []: ids of it that count.
+            state: What the pruner remembers.
+            reset: bool []: the instruction is a new one.
+        """
+        cache = self.model.init_cache(params, 1, self.capacity, stacked=self.stacked_cache)
+        images = jnp.concatenate([seen[row] for row in self.rows])
+        return prefill_pruned(self.model, self.pruner, params, weights, images, prompt,
+                              prompt_length, state, reset, cache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listen:
+    """Lets a pruner that scores by history know what a chunk's actions paid attention to."""
+
+    model: Pi0Fast
+    pruner: AdaptiveVisualPruner
+
+    def __call__(self, params: Params, ids: jax.Array, count: jax.Array, cache: KVCache,
+                 length: jax.Array, ranking: Ranking) -> PruningState:
+        """Return what is remembered after the chunk.
+
+        Args:
+            params: Parameters.
+            ids: int32 [most]: the chunk's.
+            count: int32 []: how many of them count.
+            cache: After decoding.
+            length: int32 []: tokens of the cache between those of images and the ids.
+            ranking: Of the chunk's image tokens.
+        """
+        paid = attention_of_actions(self.model, params, ids[None], count[None], cache,
+                                    (ranking.count + length)[None], ranking.rank.shape[0])
+        return self.pruner.attend(ranking.state, ranking, paid[0])
+
+
+def kept_by_camera(ranking: Ranking | None, cameras: Iterable[str],
+                   grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return what InferenceStats.kept is.
+
+    Args:
+        ranking: Of the tokens of the cameras that are there; None where nothing was pruned.
+        cameras: Their keys.
+        grid: Tokens down and across a picture.
+    """
+    keys = sorted(cameras)
+    if ranking is None:
+        return dict.fromkeys(keys, np.ones(grid, bool))
+    rank, count = jax.device_get((ranking.rank, ranking.count))
+    return dict(zip(keys, (rank < count).reshape(-1, *grid), strict=True))
