@@ -1,0 +1,240 @@
+"""Matrices stored by outputs, and the kernel that multiplies a few tokens by them on a GPU.
+
+At batch one a decoder reads each weight once for a token or a few, so its time is that of reading
+them: the kernel streams tiles of rows through the tensor cores, whose other operand are up to
+16 tokens, and widens integers between the two in registers. A wide copy of a weight never exists,
+and 16 tokens cost what one costs. Where outputs are too few to keep the chip busy, the inputs are
+split over programs, too, whose sums whoever reads the result adds up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.matrices import product
+from ros_pi0_fast.accel.quantized import QuantizedMatrix
+
+TOKENS = 16
+"""Tokens of a tile, at least: what the tensor cores take."""
+MOST_TOKENS = 16
+"""Tokens up to which a product is bound by reading the weights."""
+OUTPUTS = 64
+"""Rows of a tile: 16 for each of four warps. Outputs are padded to a multiple."""
+INPUTS = 128
+"""Inputs are padded to a multiple."""
+PROGRAMS = 132
+"""Programs to aim at, at least: the multiprocessors of a large GPU."""
+SMALLEST_CAPABILITY = 8.0
+
+
+@flax.struct.dataclass
+class Rows:
+    """A matrix [in, out], stored as [out, in]; both padded with 0 to whole tiles."""
+
+    values: jax.Array
+    """[rows, columns] of activations' dtype; or int8; or, of 4 bits, uint8 [rows, columns / 2]:
+    byte j of a group of g has its input j in the lower and j + g / 2 in the upper four bits."""
+    scale: jax.Array | None
+    """float32 [rows]: of 8 bits the scale, of 4 bits the unit of `groups`; None: wide values."""
+    groups: jax.Array | None
+    """uint8 [columns / g, rows]: scales of groups of 4 bits in units of `scale`; else None."""
+    inputs: int = flax.struct.field(pytree_node=False)
+    outputs: int = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, w: jax.Array | QuantizedMatrix) -> Rows:
+        """Store a matrix [in, out] by outputs."""
+        inputs, outputs = w.shape
+        if not isinstance(w, QuantizedMatrix):
+            return cls(values=_padded(w.T, OUTPUTS, INPUTS), scale=None, groups=None,
+                       inputs=inputs, outputs=outputs)
+        groups = None if w.groups is None else _padded(
+            w.groups, math.ceil(inputs / INPUTS) * INPUTS // w.group_size, OUTPUTS)
+        return cls(values=_padded(w.values.T, OUTPUTS, INPUTS * w.bits // 8),
+                   scale=_padded(w.scale[None], 1, OUTPUTS)[0], groups=groups, inputs=inputs,
+                   outputs=outputs)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[in, out]"""
+        return self.inputs, self.outputs
+
+    @property
+    def columns(self) -> int:
+        """Inputs, those of padding included."""
+        return self.values.shape[1] * (1 if self.groups is None else 2)
+
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a scale in 4 bits."""
+        return self.columns // self.groups.shape[0]
+
+
+def _padded(x: jax.Array, rows: int, columns: int) -> jax.Array:
+    return jnp.pad(x, ((0, -x.shape[0] % rows), (0, -x.shape[1] % columns)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How a product is cut up."""
+
+    outputs: int = OUTPUTS
+    inputs: int = INPUTS
+    """Inputs of a step of the loop."""
+    tokens: int = TOKENS
+    splits: int = 1
+    """Programs that share the inputs of an output."""
+    warps: int = 4
+    stages: int = 4
+
+    @classmethod
+    def of(cls, w: Rows, tokens: int) -> Tiling:
+        """Choose one: as many programs as keep the chip busy."""
+        rows = w.values.shape[0]
+        if tokens > MOST_TOKENS:
+            return cls(tokens=128, outputs=128 if rows % 128 == 0 else OUTPUTS, warps=8, stages=3,
+                       inputs=64 if w.scale is None else INPUTS)
+        splits = 1
+        while (rows // OUTPUTS * splits < PROGRAMS
+               and w.columns % (2 * splits * INPUTS) == 0):
+            splits *= 2
+        return cls(splits=splits)
+
+
+def load(ref: object, mask: jax.Array) -> jax.Array:
+    """Return what is at a transformed reference, 0 where it is masked."""
+    return plgpu.load(ref, mask=mask, other=0)
+
+
+def token_mask(first: jax.Array | int, count: int, tile: int) -> jax.Array:
+    """Tell which of a tile's tokens there are: bool [tile, 1]."""
+    return first + jax.lax.broadcasted_iota(jnp.int32, (tile, 1), 0) < count
+
+
+def unpack(packed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the numbers of both halves of uint8 bytes as bfloat16.
+
+    The four bits become the lower ones of a mantissa: 128 + 8 + the number, exactly.
+    """
+    wide = packed.astype(jnp.uint16)
+
+    def number(half: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type((half & 15) ^ jnp.uint16(0x4308), jnp.bfloat16)
+        return bits - jnp.bfloat16(136)
+
+    return number(wide), number(wide >> 4)
+
+
+def accumulate(sums: jax.Array, w: tuple, at: jax.Array, tile: Tiling, tokens: object,
+               group_size: int) -> jax.Array:
+    """Add a step's products to sums float32 [outputs, tokens].
+
+    Args:
+        sums: So far; in units of the rows' scales.
+        w: References to values and groups: see Rows.
+        at: int32 []: first input.
+        tile: The tiling.
+        tokens: Returns the activations [tokens, n] of n inputs from one on.
+        group_size: Of 4 bits.
+    """
+    values, groups = w
+    dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
+    if groups is None:
+        x = tokens(at, tile.inputs)
+        return sums + dot(values[:, pl.ds(at, tile.inputs)].astype(x.dtype), x.T)
+    half = group_size // 2
+    for i in range(tile.inputs // group_size):
+        first = at + i * group_size
+        low, high = unpack(values[:, pl.ds(first // 2, half)])
+        part = dot(low, tokens(first, half).T) + dot(high, tokens(first + half, half).T)
+        sums += part * groups[first // group_size, :].astype(jnp.float32)[:, None]
+    return sums
+
+
+def _kernel(x_ref, values_ref, scale_ref, groups_ref, out_ref, *, tile: Tiling, count: int,
+            group_size: int) -> None:
+    """x [tokens, columns], values [outputs, …], scale [outputs], groups [n, outputs], out
+    [tokens, outputs]."""
+    steps = x_ref.shape[1] // tile.inputs // tile.splits
+    begin = pl.program_id(2) * steps
+    mask = token_mask(pl.program_id(0) * tile.tokens, count, tile.tokens)
+
+    def tokens(at: jax.Array, size: int) -> jax.Array:
+        return load(x_ref.at[:, pl.ds(at, size)], mask)
+
+    def body(step: jax.Array, sums: jax.Array) -> jax.Array:
+        at = (begin + step) * tile.inputs
+        return accumulate(sums, (values_ref, groups_ref), at, tile, tokens, group_size)
+
+    sums = jax.lax.fori_loop(0, steps, body, jnp.zeros((tile.outputs, tile.tokens), jnp.float32))
+    if scale_ref is not None:
+        sums *= scale_ref[...][:, None]
+    plgpu.store(out_ref.at[:, :], sums.T.astype(out_ref.dtype), mask=mask)
+
+
+def rows_specs(w: Rows, tile: Tiling) -> tuple[list, list]:
+    """Return the arrays of a matrix and how programs (tokens, outputs, splits) see them."""
+    arrays, specs = [w.values], [
+        pl.BlockSpec((tile.outputs, w.values.shape[1]), lambda i, j, k: (j, 0))]
+    for extra, spec in (
+            (w.scale, pl.BlockSpec((tile.outputs,), lambda i, j, k: (j,))),
+            (w.groups, None if w.groups is None else pl.BlockSpec(
+                (w.groups.shape[0], tile.outputs), lambda i, j, k: (0, j)))):
+        arrays.append(extra)
+        specs.append(spec if extra is not None else None)
+    return arrays, specs
+
+
+def partial_sums(w: Rows, x: jax.Array, *, tile: Tiling | None = None,
+                 interpret: bool = False) -> jax.Array:
+    """Return x [t, in] times a matrix, float32 [splits, t, out]: to be added up over splits.
+
+    Args:
+        w: The matrix.
+        x: bfloat16.
+        tile: How to cut it up; None: chosen.
+        interpret: Run the kernel's operations one by one on any device, to test it.
+    """
+    count = x.shape[0]
+    tile = tile or Tiling.of(w, count)
+    x = jnp.pad(x, ((0, 0), (0, w.columns - x.shape[1])))
+    arrays, specs = rows_specs(w, tile)
+    dtype = jnp.float32 if tile.splits > 1 or w.scale is None else x.dtype
+    sums = pl.pallas_call(
+        functools.partial(_kernel, tile=tile, count=count,
+                          group_size=0 if w.groups is None else w.group_size),
+        grid=(pl.cdiv(count, tile.tokens), w.values.shape[0] // tile.outputs, tile.splits),
+        in_specs=[pl.BlockSpec((tile.tokens, w.columns), lambda i, j, k: (i, 0)), *specs],
+        out_specs=pl.BlockSpec((None, tile.tokens, tile.outputs), lambda i, j, k: (k, i, j)),
+        out_shape=jax.ShapeDtypeStruct((tile.splits, count, w.values.shape[0]), dtype),
+        compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+        name='rows_product', interpret=interpret)(x, *arrays)
+    return sums[:, :, :w.outputs]
+
+
+@product.register
+def _(w: Rows, x: jax.Array) -> jax.Array:
+    if w.groups is None and (w.scale is None or x.shape[0] > MOST_TOKENS):
+        x = jnp.pad(x, ((0, 0), (0, w.columns - x.shape[1])))
+        wide = jax.lax.dot_general(x, w.values.astype(x.dtype), (((1,), (1,)), ((), ())),
+                                   preferred_element_type=jnp.float32)
+        wide = wide if w.scale is None else wide * w.scale
+        return wide.astype(x.dtype)[:, :w.outputs]
+    return jnp.sum(partial_sums(w, x), axis=0).astype(x.dtype)
+
+
+def rows_refusal(device: Device, dtype: str) -> str:
+    """Return why weights cannot be stored by outputs for a device, or ''."""
+    if device.platform != 'gpu' or device.capability < SMALLEST_CAPABILITY:
+        return (f'{device.platform} of compute capability {device.capability:g}, expected an '
+                f'NVIDIA GPU of at least {SMALLEST_CAPABILITY:g}')
+    return '' if dtype == 'bfloat16' else f'dtype: {dtype}, expected bfloat16'
