@@ -1,0 +1,107 @@
+"""Products of few tokens and the layer made of them: right in interpret mode, whatever the kind."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock
+from ros_pi0_fast.accel.kernels.rows import Rows, Tiling, partial_sums
+from ros_pi0_fast.accel.matrices import Matrices
+from ros_pi0_fast.accel.quantized import quantize_int4, quantize_int8
+from ros_pi0_fast.model.attention import Visible, folded
+from ros_pi0_fast.model.cache import LayerCache
+from ros_pi0_fast.model.config import GemmaConfig
+from ros_pi0_fast.model.gemma import Block, Tokens
+
+KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
+         'int4': quantize_int4}
+CONFIG = GemmaConfig(width=256, depth=1, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=64,
+                     vocab_size=64)
+ON_GPU = jax.devices()[0].platform == 'gpu'
+BFLOAT16 = 1e-2
+"""Relative error of a layer in bfloat16, of which every product and norm rounds once."""
+
+
+def wide(w):
+    return w.astype(jnp.float32) if isinstance(w, jax.Array) else w.wide()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
+    (256, 192, 1), (256, 192, 9), (144, 80, 3), (256, 192, 20)])
+def test_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
+    keys = jax.random.split(jax.random.key(0))
+    w = KINDS[kind](jax.random.normal(keys[0], (inputs, outputs)))
+    x = jax.random.normal(keys[1], (tokens, inputs)).astype(jnp.bfloat16)
+    rows = Rows.of(w)
+    assert rows.shape == (inputs, outputs)
+    sums = partial_sums(rows, x, interpret=not ON_GPU)
+    assert sums.shape == (Tiling.of(rows, tokens).splits, tokens, outputs)
+    found = np.asarray(jnp.sum(sums, axis=0), np.float32)
+    expected = np.asarray(x.astype(jnp.float32) @ wide(w))
+    rounding = 1e-5 if sums.dtype == jnp.float32 else 4e-3  # Of bfloat16: 2^-8.
+    assert np.linalg.norm(found - expected) < rounding * np.linalg.norm(expected)
+
+
+def layer(kind):
+    block = Block(CONFIG, folded)
+    x = jnp.zeros((1, 1, CONFIG.width))
+    zero = jnp.zeros((1, 1), jnp.int32)
+    params = block.init(jax.random.key(1), x, Tokens(
+        positions=zero, visible=Visible(end=zero + 1)), None)['params']
+    noise = jax.random.normal(jax.random.key(2), (2, CONFIG.width)) * 0.3
+    params['pre_attention_norm']['scale'], params['pre_ffw_norm']['scale'] = noise
+    equations = {'q_einsum': 'btd,ndh->btnh', 'kv_einsum': 'bsd,ckdh->cbskh',
+                 'attn_vec_einsum': 'btnh,nhd->btd'}
+
+    def stored(w, eqn, convert):
+        w = Matrices.of(w.astype(jnp.bfloat16), eqn)
+        return w.replace(parts=tuple(map(convert, w.parts)))
+
+    def convert(convert):
+        attn = {name: {'w': stored(params['attn'][name]['w'], eqn, convert)}
+                for name, eqn in equations.items()}
+        mlp = {'gating_einsum': stored(params['mlp']['gating_einsum'], 'btd,cdf->cbtf', convert),
+               'linear': stored(params['mlp']['linear'], 'btf,fd->btd', convert)}
+        norms = {name: {'scale': params[name]['scale'].astype(jnp.bfloat16)}
+                 for name in ('pre_attention_norm', 'pre_ffw_norm')}
+        return {'attn': attn, 'mlp': mlp, **norms}
+
+    quantize = KINDS[kind]
+    return (convert(lambda w: wide(quantize(w)).astype(jnp.float32)),
+            convert(lambda w: Rows.of(quantize(w))))
+
+
+@pytest.mark.parametrize(('kind', 'tokens'), [('bfloat16', 1), ('bfloat16', 5), ('int8', 3),
+                                              ('int4', 1)])
+def test_a_layer_is_the_model_s(kind, tokens):
+    reference, few = layer(kind)
+    keys = jax.random.split(jax.random.key(3), 3)
+    x = jax.random.normal(keys[0], (1, tokens, CONFIG.width)).astype(jnp.bfloat16)
+    shape = (1, 2 * SLOTS + 9, 1, CONFIG.head_dim)
+    cache = LayerCache(k=jax.random.normal(keys[1], shape).astype(jnp.bfloat16),
+                       v=jax.random.normal(keys[2], shape).astype(jnp.bfloat16))
+    for first, slot in ((0, SLOTS - 2), (5, 2 * SLOTS + 9 - tokens), (0, 1)):
+        steps = jnp.arange(tokens, dtype=jnp.int32)
+        at = jnp.array([slot], jnp.int32)
+        where = Tokens(positions=at[:, None] + steps - first, slot=at, visible=Visible(
+            start=jnp.array([first], jnp.int32), end=at[:, None] + steps + 1,
+            uniform=tokens == 1))
+        block = FewTokensBlock(CONFIG, folded, interpret=not ON_GPU)
+        expected, expected_cache = Block(CONFIG, folded).apply(
+            {'params': reference}, x, where, cache)
+        found, found_cache = jax.jit(functools.partial(block.apply))(
+            {'params': few}, x, where, cache)
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        for one, other in ((found - x, expected - x), (found_cache.k, expected_cache.k),
+                           (found_cache.v, expected_cache.v)):
+            one, other = (np.asarray(a, np.float32) for a in (one, other))
+            assert np.linalg.norm(one - other) < BFLOAT16 * np.linalg.norm(other)
+        new = slice(slot, slot + tokens)
+        assert np.abs(np.asarray(found_cache.k[0, new] - cache.k[0, new])).max() > 0.1
+        others = np.delete(np.asarray(found_cache.k), range(slot, slot + tokens), axis=1)
+        assert np.array_equal(others, np.delete(np.asarray(cache.k), range(slot, slot + tokens),
+                                                axis=1))
