@@ -82,8 +82,13 @@ class AttentionChooser:
         arguments = _arguments(shape)
         reasons = {name: refusal(name, self._device, shape) for name in self.candidates}
         self.refusals[shape] = {name: reason for name, reason in reasons.items() if reason}
-        compiled = {name: _repeated(attend).lower(*arguments).compile()
-                    for name, attend in self.candidates.items() if not reasons[name]}
+        compiled = {}
+        for name in [name for name, reason in reasons.items() if not reason]:
+            try:
+                compiled[name] = _repeated(self.candidates[name]).lower(*arguments).compile()
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                # What a library or a compiler cannot do for a shape, it only says when asked.
+                self.refusals[shape][name] = str(error).splitlines()[0]
         times: dict[str, list[float]] = {name: [] for name in compiled}
         for _ in range(REPEATS):
             for name, run in compiled.items():

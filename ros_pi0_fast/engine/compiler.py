@@ -13,6 +13,15 @@ import jax
 
 CompilerOptions = tuple[tuple[str, bool | int | str], ...]
 
+PLATFORM_OPTIONS: dict[str, CompilerOptions] = {'gpu': (
+    # A loop is one CUDA graph, loop and all: no launch of its own for each of the hundreds of
+    # kernels of a pass, and no wait of the host for the condition of the loop.
+    ('xla_gpu_enable_command_buffer',
+     'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONDITIONAL,WHILE,DYNAMIC_SLICE_FUSION'),
+    ('xla_gpu_graph_min_graph_size', 1),
+    ('xla_enable_command_buffers_during_profiling', True))}
+"""Of XLA by platform; what is given to a Compiler comes on top."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compilation:
@@ -36,7 +45,7 @@ class Compiler:
     def __init__(self, options: CompilerOptions = ()) -> None:
         self.log: list[Compilation] = []
         """What was compiled so far, in order."""
-        self._options = dict(options)
+        self._options = dict(PLATFORM_OPTIONS.get(jax.default_backend(), ())) | dict(options)
         self._compiled: dict[Hashable, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
         self._key_locks: dict[Hashable, threading.Lock] = {}

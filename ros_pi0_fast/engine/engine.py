@@ -47,6 +47,7 @@ class Engine:
         max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or 256 freely.
         memory_limit_mb: Most that the weights of all variants in use may take, MiB; 0: no limit.
         compiler_options: Of XLA, for every executable.
+        speculation: Knows the drafters; None: those of the checkpoint's folder.
 
     Raises:
         EngineError, MemoryLimitError, VariantError: a parameter cannot be honoured.
@@ -56,7 +57,8 @@ class Engine:
     def __init__(self, checkpoint: Checkpoint, codec: PolicyCodec, *,
                  variant: Variant | None = None, malformed: str = 'constrain',
                  max_decode_tokens: int | None = None, memory_limit_mb: float = 0,
-                 compiler_options: CompilerOptions = ()):
+                 compiler_options: CompilerOptions = (),
+                 speculation: Speculation | None = None):
         self._codec = codec
         self.model = Pi0Fast(checkpoint.config)
         self._compiler = Compiler(compiler_options)
@@ -66,7 +68,7 @@ class Engine:
         self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(
             key in codec.profile.cameras for key in checkpoint.config.camera_keys))
         self._memory = PruningMemory()
-        self._speculation = Speculation.load(checkpoint.folder, self.model, codec)
+        self._speculation = speculation or Speculation.load(checkpoint.folder, self.model, codec)
         self._last: tuple[str, ActionChunk] | None = None
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
@@ -148,6 +150,30 @@ class Engine:
             self._thread = threading.Thread(target=self._compile_wanted, daemon=True,
                                             name=COMPILE_THREAD)
             self._thread.start()
+
+    def use(self, variant: Variant) -> None:
+        """Have the next inference run a variant, whatever is compiled: to measure it.
+
+        Unlike `request` this makes the weights at once, and compiles only what an inference turns
+        out to need, while it waits. May be called by several threads.
+
+        Raises:
+            MemoryLimitError, VariantError: see check.
+        """
+        choice = Choice(variant=variant, malformed=self._wanted.malformed)
+        program = self._programs.get(choice) or self._make(choice)
+        with self._lock:
+            self._programs.setdefault(choice, program)
+            self._wanted = choice
+
+    def compile_for(self, variant: Variant, observation: Observation) -> None:
+        """Compile what an inference of a variant that is in use needs, by running it once.
+
+        May be called by several threads.
+        """
+        program = self._programs[Choice(variant=variant, malformed=self._wanted.malformed)]
+        program.run(self._codec.encode(observation), Clock(), PruningMemory(), '',
+                    program.decoding.drafter(), program.decoding.lengths[-1])
 
     def check(self, variant: Variant) -> None:
         """Check that a variant could run beside what runs now.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from ros_pi0_fast.accel.kernels.by_rows import rows_refusal, to_rows
+from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.matrices import to_matrices
 from ros_pi0_fast.accel.quantization import Scheme, quantize_params
 from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
@@ -54,6 +56,8 @@ class ParameterStore:
 
     def __init__(self, model: Pi0Fast, checkpoint: Checkpoint, *, limit_mb: float = 0):
         self.limit_mb = limit_mb
+        self.by_rows = not rows_refusal(Device.current(), model.dtype.name)
+        """Matrices are stored by outputs, for kernels of a GPU."""
         self._model = model
         self._checkpoint = checkpoint
         self._forms: dict[Form, Params] = {}
@@ -131,6 +135,10 @@ class ParameterStore:
 
     def _make(self, form: Form) -> Params:
         """Return the weights in a form. May be traced."""
+        made = self._make_matrices(form)
+        return to_rows(made) if form.matrices and self.by_rows else made
+
+    def _make_matrices(self, form: Form) -> Params:
         if form.quantized in self._checkpoint.quantized:
             return self._checkpoint.quantized[form.quantized]
         params = self._checkpoint.params

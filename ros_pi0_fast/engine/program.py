@@ -13,6 +13,7 @@ import numpy as np
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
 from ros_pi0_fast.accel.drafters import Drafter
+from ros_pi0_fast.accel.kernels.few_tokens import FewTokensBlock
 from ros_pi0_fast.accel.pruning import PruningState, Ranking
 from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
@@ -33,6 +34,7 @@ from ros_pi0_fast.engine.stages import Prefill, Resize, Vision, Vocabulary
 from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
+from ros_pi0_fast.model.gemma import Block
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import InferenceStats
 
@@ -91,7 +93,8 @@ class Program:
         self.form = Form.of(choice.variant)
         model = replace(
             model, attend=folded if choice.variant.folded_attention else reference,
-            layer_cache=CACHES[choice.variant.quantized_cache])
+            layer_cache=CACHES[choice.variant.quantized_cache],
+            block=FewTokensBlock if store.by_rows else Block)
         self._codec, self._model, self._compiler = codec, model, compiler
         self._pruning, self._pruner = pruning, pruning.of(choice.variant)
         self.pictures = Pictures(self._cameras, tuple(sorted(codec.profile.cameras)),

@@ -15,6 +15,10 @@ MATRIX = (512, 4096)
 """A decoder's matrix; enough of them are read in turn to fill no cache."""
 MATMUL_SIZE = 2048
 REPEATS = 11
+GPU_STEPS = 32
+"""Copies that a GPU makes in one call, which would take about as long as one of them."""
+GPU_SCALE = {'copy': 8, 'matrix': (16, 4), 'matmul': 4}
+"""How much larger arrays are on a GPU, so that they fill it and none of its caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +49,17 @@ def _seconds(function: Callable[..., jax.Array], *arguments: object) -> float:
     return float(np.median(times))
 
 
-def _copy_seconds(values: jax.Array) -> float:
-    """Return the median time of reading and writing an array in place."""
-    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+def _copy_seconds(values: jax.Array, steps: int) -> float:
+    """Return the median time of reading and writing an array in place, of so many in one call."""
+    step = jax.jit(lambda x: jax.lax.fori_loop(0, steps, lambda _, x: x + 1, x),
+                   donate_argnums=0)
     values = step(values)
     times = []
     for _ in range(REPEATS):
         jax.block_until_ready(values)
         began = time.perf_counter()
         values = jax.block_until_ready(step(values))
-        times.append(time.perf_counter() - began)
+        times.append((time.perf_counter() - began) / steps)
     return float(np.median(times))
 
 
@@ -64,15 +69,20 @@ def measure_machine(dtype: str = 'float32') -> Machine:
     Args:
         dtype: Of the matrices.
     """
-    values = jnp.zeros(COPY_BYTES // 4, jnp.float32)
-    copy = 2 * values.nbytes / _copy_seconds(values)
-    rows, columns = MATRIX
-    count = max(1, COPY_BYTES // (rows * columns * jnp.dtype(dtype).itemsize))
-    weights = [jnp.full(MATRIX, 0.01, dtype) for _ in range(count)]
+    size, steps, (rows, columns), square = COPY_BYTES, 1, MATRIX, MATMUL_SIZE
+    if jax.default_backend() == 'gpu':
+        size, steps, square = GPU_SCALE['copy'] * size, GPU_STEPS, GPU_SCALE['matmul'] * square
+        rows, columns = (scale * side for scale, side in
+                         zip(GPU_SCALE['matrix'], MATRIX, strict=True))
+    copy = 2 * size / _copy_seconds(jnp.zeros(size // 4, jnp.float32), steps)
+    count = max(1, size // (rows * columns * jnp.dtype(dtype).itemsize))
+    make = jax.jit(lambda key: 0.01 * jax.random.normal(key, (rows, columns), dtype))
+    weights = [make(key) for key in jax.random.split(jax.random.key(0), count)]
     vector = jnp.ones((1, rows), dtype)
     matrix_vector = sum(w.nbytes for w in weights) / _seconds(
         jax.jit(lambda x, ws: [x @ w for w in ws]), vector, weights)
-    square = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), dtype)
-    matmul = 2 * MATMUL_SIZE**3 / _seconds(jax.jit(lambda a: a @ a), square)
+    # Random: products of constants draw less power, and are faster than any that count.
+    a = jax.random.normal(jax.random.key(1), (square, square), dtype)
+    matmul = 2 * square**3 / _seconds(jax.jit(lambda a: a @ a), a)
     return Machine(device=jax.devices()[0].device_kind, copy=copy, matrix_vector=matrix_vector,
                    matmul=matmul)

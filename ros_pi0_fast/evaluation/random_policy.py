@@ -54,7 +54,7 @@ def random_policy(preset: str, seed: int = 0) -> tuple[Checkpoint, PolicyCodec]:
     contract = PolicyContract.from_profile(
         profile, text_vocab_size=min(config.gemma.vocab_size, TEXT_IDS + fast_ids),
         first_token_offset=config.first_token_offset)
-    checkpoint = Checkpoint(params=jax.device_get(_weights(Pi0Fast(config), seed)), config=config,
+    checkpoint = Checkpoint(params=_weights(Pi0Fast(config), seed), config=config,
                             contract=contract, folder=Path(preset))
     return checkpoint, _codec(profile, contract, fast_ids)
 

@@ -7,8 +7,9 @@ place). Every method takes either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,8 @@ class Pi0Fast:
     """Implementation of attention, of SigLIP's and Gemma's."""
     layer_cache: type[LayerCache] = field(default=LayerCache, kw_only=True)
     """What keeps a layer's keys and values."""
+    block: Callable[..., Any] = field(default=gemma.Block, kw_only=True)
+    """Makes a layer of Gemma of a config and attention: gemma.Block, or what has its `apply`."""
     remat: str | None = field(default=None, kw_only=True)
     """Policy of gradient checkpointing: see run_layers."""
 
@@ -311,7 +314,7 @@ class Pi0Fast:
 
     def _run_layers(self, layers: Layers, x: jax.Array, tokens: Tokens, cache: KVCache | None,
                     ) -> tuple[jax.Array, object]:
-        block, every = gemma.Block(self.config.gemma, self.attend), tokens.replace(only=None)
+        block, every = self.block(self.config.gemma, self.attend), tokens.replace(only=None)
         return run_layers(
             lambda weights, x, layer, *, last: block.apply(
                 {'params': weights}, x, tokens if last else every, layer),

@@ -1,15 +1,15 @@
-"""A decoder layer for a few tokens in six kernels, where a compiler makes twenty-five. Lossless.
+"""A decoder layer for a few tokens in eight kernels, where a compiler makes twenty-five. Lossless.
 
 At batch one a kernel that reads no weights takes as long to start as a small product takes to
-read its own, so the norms are computed by the products that read them, the gate by the product
-that makes it, and rotary embedding, the new keys' way into the cache and attention are one kernel
-over blocks of the cache, whose partial softmaxes (FlashDecoding's method) a second one merges.
+read its own, so gate and residual are computed by the products that make them, and rotary
+embedding, the new keys' way into the cache and attention are one kernel over blocks of the cache,
+whose partial softmaxes (FlashDecoding's method) a second one merges.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,34 +17,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ros_pi0_fast.accel.kernels.rows import (
-    MOST_TOKENS,
-    OUTPUTS,
-    TOKENS,
-    Rows,
-    Tiling,
-    accumulate,
-    load,
-    partial_sums,
-    rows_specs,
-    token_mask,
-)
+from ros_pi0_fast.accel.kernels.matvec import FEW_TOKENS, few_fit, few_product
+from ros_pi0_fast.accel.kernels.rows import TOKENS, Rows, load
 from ros_pi0_fast.accel.matrices import Matrices
 from ros_pi0_fast.model.attention import Attend
 from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.config import GemmaConfig
-from ros_pi0_fast.model.gemma import (
-    MAX_WAVELENGTH,
-    NORM_EPSILON,
-    Attention,
-    Block,
-    RMSNorm,
-    Tokens,
-)
+from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, NORM_EPSILON, Attention, Block, Tokens
 from ros_pi0_fast.model.layers import Params
 
-NORM_INPUTS = 256
-"""Inputs of a step in which a norm is measured."""
 SLOTS = 64
 """Slots of the cache that a program attends to."""
 HIDDEN = -1e30
@@ -66,40 +47,41 @@ class FewTokensBlock:
         if not self._fits(weights, x, tokens):
             return Block(self.config, self.attend).apply(variables, x, tokens, cache)
         with jax.named_scope('attention'):
+            attn = weights['attn']
+            normed = norm(x[0], weights['pre_attention_norm']['scale'], self.interpret)
             if type(cache) is LayerCache:
-                mixed, cache = self._attend(weights, x[0], tokens, cache)
+                mixed, cache = self._attend(attn, normed, tokens, cache)
+                y = few_product(attn['attn_vec_einsum']['w'].parts, mixed, residual=x[0],
+                                interpret=self.interpret)
             else:
                 mixed, cache = Attention(self.config, self.attend).apply(
-                    {'params': weights['attn']}, RMSNorm().apply(
-                        {'params': weights['pre_attention_norm']}, x), tokens, cache)
-                mixed = mixed[0]
-            y = x[0] + mixed
+                    {'params': attn}, normed[None], tokens, cache)
+                y = x[0] + mixed[0]
         with jax.named_scope('feed_forward'):
-            gate, up = weights['mlp']['gating_einsum'].parts
-            hidden = norm_product(y, weights['pre_ffw_norm']['scale'], (gate, up), gated=True,
-                                  interpret=self.interpret)[0]
-            return (y + self._product(weights['mlp']['linear'], hidden))[None], cache
+            mlp = weights['mlp']
+            normed = norm(y, weights['pre_ffw_norm']['scale'], self.interpret)
+            hidden = few_product(mlp['gating_einsum'].parts, normed, gated=True,
+                                 interpret=self.interpret)
+            return few_product(mlp['linear'].parts, hidden, residual=y,
+                               interpret=self.interpret)[None], cache
 
     def _fits(self, weights: Params, x: jax.Array, tokens: Tokens) -> bool:
         """Tell whether the kernels are for these weights and tokens."""
         c = self.config
-        few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= MOST_TOKENS
+        few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= FEW_TOKENS
                and x.dtype == jnp.bfloat16)
-        sizes = (c.num_kv_heads == 1 and c.head_dim in (64, 128, 256) and c.width % NORM_INPUTS == 0
-                 and c.mlp_dim % OUTPUTS == 0)
-        linear = weights['mlp']['linear']
-        return few and sizes and isinstance(linear, Matrices) and isinstance(linear.parts[0], Rows)
+        sizes = c.num_kv_heads == 1 and c.head_dim in (64, 128, 256) and not c.width & (c.width - 1)
+        stored = [leaf for leaf in jax.tree.leaves(weights, is_leaf=_is_matrices)
+                  if _is_matrices(leaf)]
+        return few and sizes and len(stored) == 5 and all(
+            isinstance(part, Rows) and few_fit(part) for leaf in stored for part in leaf.parts)
 
-    def _product(self, w: Matrices, x: jax.Array) -> jax.Array:
-        sums = partial_sums(w.parts[0], x, interpret=self.interpret)
-        return jnp.sum(sums, axis=0).astype(x.dtype)
-
-    def _attend(self, weights: Params, x: jax.Array, tokens: Tokens, cache: LayerCache,
+    def _attend(self, attn: Params, normed: jax.Array, tokens: Tokens, cache: LayerCache,
                 ) -> tuple[jax.Array, LayerCache]:
-        attn, size = weights['attn'], self.config.head_dim
-        parts = (*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts)
-        sums = norm_product(x, weights['pre_attention_norm']['scale'], parts,
-                            interpret=self.interpret)
+        size = self.config.head_dim
+        projected = few_product(
+            (*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts), normed,
+            interpret=self.interpret)
         half = size // 2
         exponents = (2.0 / size) * jnp.arange(half, dtype=jnp.float32)
         radians = (tokens.positions[0, :, None].astype(jnp.float32)
@@ -107,127 +89,44 @@ class FewTokensBlock:
         first = jnp.zeros_like(tokens.slot) if tokens.visible.start is None else (
             tokens.visible.start)
         mixed, k, v = attend_cache(
-            sums.reshape(sums.shape[0], -1, size), cache.k[0, :, 0], cache.v[0, :, 0],
+            projected.reshape(-1, size), cache.k[0, :, 0], cache.v[0, :, 0],
             jnp.cos(radians), jnp.sin(radians), jnp.concatenate([first, tokens.slot]),
             heads=self.config.num_heads, interpret=self.interpret)
-        cache = LayerCache(k=k[None, :, None], v=v[None, :, None])
-        return self._product(attn['attn_vec_einsum']['w'], mixed), cache
+        return mixed, LayerCache(k=k[None, :, None], v=v[None, :, None])
 
 
-# --- norm and product --------------------------------------------------------------------------
+def _is_matrices(leaf: object) -> bool:
+    return isinstance(leaf, Matrices)
 
 
-def norm_product(x: jax.Array, gain: jax.Array, parts: tuple[Rows, ...], *, gated: bool = False,
-                 interpret: bool = False) -> jax.Array:
-    """Return the RMS norm of x times matrices.
-
-    Args:
-        x: bfloat16 [t, d].
-        gain: [d]: of the norm; see model.gemma.RMSNorm.
-        parts: Matrices [d, out], of the same kind.
-        gated: Return gelu(first) · second, bfloat16 [1, t, out]. Else all products side by side,
-            float32 [splits, t, sum of out]: to be added up over splits.
-        interpret: See partial_sums.
-    """
-    count, width = x.shape
-    most = max(parts, key=lambda w: w.outputs)
-    tile = Tiling.of(most, count)
-    # Shared memory holds the stages of each matrix: of all branches, or of both factors.
-    tile = replace(tile, stages=3, splits=1 if gated else tile.splits)
-    offsets = [0]
-    for w in parts:
-        offsets.append(offsets[-1] + (0 if gated else w.outputs // tile.outputs))
-    programs = parts[0].outputs // tile.outputs if gated else offsets[-1]
-    arrays, specs = [], []
-    for w, offset in zip(parts, offsets, strict=False):
-        own, own_specs = rows_specs(w, tile)
-        arrays.append(own)
-        specs.append([spec and _moved(spec, offset, w.outputs // tile.outputs)
-                      for spec in own_specs])
-    kernel = functools.partial(
-        _norm_kernel, tile=tile, count=count, offsets=None if gated else tuple(offsets),
-        group_size=0 if most.groups is None else most.group_size)
+def norm(x: jax.Array, gain: jax.Array, interpret: bool = False) -> jax.Array:
+    """Return the RMS norm of x [t, d]: see model.gemma.RMSNorm."""
+    row = pl.BlockSpec((None, x.shape[1]), lambda i: (i, 0))
     return pl.pallas_call(
-        kernel, grid=(1, programs, tile.splits),
-        in_specs=[pl.BlockSpec((TOKENS, width), lambda i, j, k: (0, 0)),
-                  pl.BlockSpec((width,), lambda i, j, k: (0,)), specs],
-        out_specs=pl.BlockSpec((None, TOKENS, tile.outputs), lambda i, j, k: (k, 0, j)),
-        out_shape=jax.ShapeDtypeStruct((tile.splits, count, programs * tile.outputs),
-                                       x.dtype if gated else jnp.float32),
-        compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
-        name='gated_product' if gated else 'norm_product', interpret=interpret)(x, gain, arrays)
+        _norm_kernel, grid=(x.shape[0],), in_specs=[row, pl.BlockSpec(gain.shape, lambda i: (0,))],
+        out_specs=row, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
+        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
+        name='rms_norm', interpret=interpret)(x, gain)
 
 
-def _moved(spec: pl.BlockSpec, offset: int, programs: int) -> pl.BlockSpec:
-    """Return how programs from `offset` on see the blocks of a matrix; others see any."""
-    def index(i: jax.Array, j: jax.Array, k: jax.Array) -> tuple:
-        return spec.index_map(i, jnp.clip(j - offset, 0, programs - 1), k)
-
-    return pl.BlockSpec(spec.block_shape, index)
-
-
-def _norm_kernel(x_ref, gain_ref, part_refs, out_ref, *, tile: Tiling, count: int,
-                 offsets: tuple[int, ...] | None, group_size: int) -> None:
-    """x [TOKENS, d], gain [d], parts: see rows._kernel, out [TOKENS, outputs]."""
-    width = gain_ref.shape[0]
-    mask = token_mask(0, count, TOKENS)
-
-    def square(step: jax.Array, total: jax.Array) -> jax.Array:
-        part = load(x_ref.at[:, pl.ds(step * NORM_INPUTS, NORM_INPUTS)], mask)
-        part = part.astype(jnp.float32)
-        return total + jnp.sum(part * part, axis=1)
-
-    total = jax.lax.fori_loop(0, width // NORM_INPUTS, square, jnp.zeros((TOKENS,), jnp.float32))
-    scale = 1 / jnp.sqrt(total / width + NORM_EPSILON)
-
-    def tokens(at: jax.Array, size: int) -> jax.Array:
-        gain = (1 + gain_ref[pl.ds(at, size)]).astype(jnp.float32)
-        raw = load(x_ref.at[:, pl.ds(at, size)], mask).astype(jnp.float32)
-        return (raw * scale[:, None] * gain[None]).astype(jnp.bfloat16)
-
-    steps = width // tile.inputs // tile.splits
-    begin = pl.program_id(2) * steps
-
-    def products(*parts: tuple) -> list[jax.Array]:
-        def body(step: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-            at = (begin + step) * tile.inputs
-            return [accumulate(one, (values, groups), at, tile, tokens, group_size)
-                    for one, (values, _, groups) in zip(sums, parts, strict=True)]
-
-        sums = [jnp.zeros((tile.outputs, TOKENS), jnp.float32)] * len(parts)
-        sums = jax.lax.fori_loop(0, steps, body, sums)
-        return [one if unit is None else one * unit[...][:, None]
-                for one, (_, unit, _) in zip(sums, parts, strict=True)]
-
-    if offsets is None:
-        gate, up = products(*part_refs)
-        result = jax.nn.gelu(gate.astype(jnp.bfloat16).astype(jnp.float32)) * up
-    else:
-        result = _of_program(pl.program_id(1), part_refs, offsets, products)
-    plgpu.store(out_ref.at[:, :], result.T.astype(out_ref.dtype), mask=mask)
-
-
-def _of_program(program: jax.Array, part_refs: tuple, offsets: tuple[int, ...],
-                products: Any) -> jax.Array:
-    """Return the product of the one matrix that the program is for."""
-    first, *rest = part_refs
-    if not rest:
-        return products(first)[0]
-    return jax.lax.cond(program < offsets[1], lambda: products(first)[0],
-                        lambda: _of_program(program, tuple(rest), offsets[1:], products))
+def _norm_kernel(x_ref, gain_ref, out_ref) -> None:
+    """One token; all [d]."""
+    wide = x_ref[...].astype(jnp.float32)
+    scale = 1 / jnp.sqrt(jnp.mean(wide * wide) + NORM_EPSILON)
+    gain = (1 + gain_ref[...]).astype(jnp.float32)
+    out_ref[...] = (wide * scale * gain).astype(out_ref.dtype)
 
 
 # --- attention ---------------------------------------------------------------------------------
 
 
-def attend_cache(sums: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Array, sin: jax.Array,
+def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Array, sin: jax.Array,
                  bounds: jax.Array, *, heads: int, interpret: bool = False,
                  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotate t new tokens, write their keys and values to the cache, and attend to it.
 
     Args:
-        sums: float32 [splits, t · (heads + 2), h]: of each token queries, key and value, to be
-            added up over splits.
+        projected: bfloat16 [t · (heads + 2), h]: of each token queries, key and value.
         k: bfloat16 [s, h]: keys of the cache; the buffer is taken over.
         v: bfloat16 [s, h]: values, likewise.
         cos: float32 [t, h / 2]: of the rotary embedding.
@@ -247,7 +146,7 @@ def attend_cache(sums: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Array, si
     kernel = functools.partial(_attend_kernel, count=count, heads=heads, rows=rows)
     mixed, top, total, k, v = pl.pallas_call(
         kernel, grid=(blocks,),
-        in_specs=[whole(sums), block, block, whole(cos), whole(sin), whole(bounds)],
+        in_specs=[whole(projected), block, block, whole(cos), whole(sin), whole(bounds)],
         out_specs=[pl.BlockSpec((None, queries, size), lambda i: (i, 0, 0)),
                    pl.BlockSpec((None, queries), lambda i: (i, 0)),
                    pl.BlockSpec((None, queries), lambda i: (i, 0)), whole(k), whole(v)],
@@ -257,7 +156,7 @@ def attend_cache(sums: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Array, si
                    jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
         input_output_aliases={1: 3, 2: 4},
         compiler_params=plgpu.CompilerParams(num_warps=4 if rows <= 32 else 8, num_stages=1),
-        name='attend_cache', interpret=interpret)(sums, k, v, cos, sin, bounds)
+        name='attend_cache', interpret=interpret)(projected, k, v, cos, sin, bounds)
     merged = pl.pallas_call(
         functools.partial(_merge_kernel, blocks=blocks), grid=(queries,),
         in_specs=[pl.BlockSpec((blocks, None, size), lambda i: (0, i, 0)),
@@ -270,9 +169,9 @@ def attend_cache(sums: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Array, si
     return merged.reshape(count, heads * size), k, v
 
 
-def _attend_kernel(sums_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref, top_ref,
+def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref, top_ref,
                    total_ref, k_out_ref, v_out_ref, *, count: int, heads: int, rows: int) -> None:
-    """One block of slots. sums: see attend_cache; k, v [SLOTS, h]; mixed [queries, h]; top, total
+    """One block of slots. projected: see attend_cache; k, v [SLOTS, h]; mixed [queries, h]; top, total
     [queries]; k_out, v_out: the whole cache."""
     size = k_ref.shape[1]
     half = size // 2
@@ -280,14 +179,11 @@ def _attend_kernel(sums_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_r
     here = pl.program_id(0)
     first, end = bounds_ref[0], bounds_ref[1]
 
-    def added(index: jax.Array, mask: jax.Array, at: int, length: int) -> jax.Array:
-        total = jnp.zeros((index.shape[0], length), jnp.float32)
-        for split in range(sums_ref.shape[0]):
-            total += load(_table(sums_ref, index, at, length, split), mask[:, None])
-        return total.astype(k_ref.dtype).astype(jnp.float32)
+    def part(index: jax.Array, mask: jax.Array, at: int, length: int) -> jax.Array:
+        return load(_table(projected_ref, index, at, length), mask[:, None]).astype(jnp.float32)
 
     def rotated(index: jax.Array, token: jax.Array, mask: jax.Array, by: float) -> tuple:
-        one, two = added(index, mask, 0, half), added(index, mask, half, half)
+        one, two = part(index, mask, 0, half), part(index, mask, half, half)
         cos, sin = (load(_table(ref, token, 0, half), mask[:, None])
                     for ref in (cos_ref, sin_ref))
         return tuple((by * x).astype(k_ref.dtype)
@@ -299,7 +195,7 @@ def _attend_kernel(sums_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_r
     new = jnp.arange(TOKENS, dtype=jnp.int32)
     is_new, at = new < count, new * (heads + 2) + heads
     keys = rotated(at, new, is_new, 1.0)
-    values = added(at + 1, is_new, 0, size).astype(v_ref.dtype)
+    values = part(at + 1, is_new, 0, size).astype(v_ref.dtype)
 
     @pl.when(here == 0)
     def _() -> None:
@@ -327,18 +223,10 @@ def _attend_kernel(sums_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_r
                 mask=there)
 
 
-def _table(ref: Any, index: jax.Array, at: int, length: int, *before: int) -> Any:
-    """Return `length` columns from one on of the rows of a reference that an index names.
-
-    Args:
-        ref: The reference.
-        index: int32 [n]
-        at: First column.
-        length: Columns.
-        before: Indices of the axes before the rows'.
-    """
+def _table(ref: Any, index: jax.Array, at: int, length: int) -> Any:
+    """Return `length` columns from one on of the rows of a reference that an index names."""
     column = at + jax.lax.broadcasted_iota(jnp.int32, (index.shape[0], length), 1)
-    return ref.at[(*before, jnp.broadcast_to(index[:, None], column.shape), column)]
+    return ref.at[jnp.broadcast_to(index[:, None], column.shape), column]
 
 
 def _merge_kernel(mixed_ref, top_ref, total_ref, out_ref, *, blocks: int) -> None:

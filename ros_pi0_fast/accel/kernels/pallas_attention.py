@@ -15,6 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
 
 from ros_pi0_fast.accel.flash_attention import DenseMaskError, row_bounds, to_rows, to_tokens
 from ros_pi0_fast.accel.kernels.device import Device
@@ -80,6 +81,7 @@ def _call(rows: jax.Array, k: jax.Array, v: jax.Array, first: jax.Array, last: j
     return pl.pallas_call(
         _kernel, grid=(b, m, r // ROWS), in_specs=[queries, keys, keys, bound, bound],
         out_specs=queries, out_shape=jax.ShapeDtypeStruct(rows.shape, jnp.float32),
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret)(rows, k, v, first, last)
 
 

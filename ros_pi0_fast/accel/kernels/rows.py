@@ -19,8 +19,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ros_pi0_fast.accel.kernels.device import Device
-from ros_pi0_fast.accel.matrices import product
 from ros_pi0_fast.accel.quantized import QuantizedMatrix
 
 TOKENS = 16
@@ -33,7 +31,6 @@ INPUTS = 128
 """Inputs are padded to a multiple."""
 PROGRAMS = 132
 """Programs to aim at, at least: the multiprocessors of a large GPU."""
-SMALLEST_CAPABILITY = 8.0
 
 
 @flax.struct.dataclass
@@ -46,7 +43,7 @@ class Rows:
     scale: jax.Array | None
     """float32 [rows]: of 8 bits the scale, of 4 bits the unit of `groups`; None: wide values."""
     groups: jax.Array | None
-    """uint8 [columns / g, rows]: scales of groups of 4 bits in units of `scale`; else None."""
+    """uint8 [rows, columns / g]: scales of groups of 4 bits in units of `scale`; else None."""
     inputs: int = flax.struct.field(pytree_node=False)
     outputs: int = flax.struct.field(pytree_node=False)
 
@@ -58,7 +55,7 @@ class Rows:
             return cls(values=_padded(w.T, OUTPUTS, INPUTS), scale=None, groups=None,
                        inputs=inputs, outputs=outputs)
         groups = None if w.groups is None else _padded(
-            w.groups, math.ceil(inputs / INPUTS) * INPUTS // w.group_size, OUTPUTS)
+            w.groups.T, OUTPUTS, math.ceil(inputs / INPUTS) * INPUTS // w.group_size)
         return cls(values=_padded(w.values.T, OUTPUTS, INPUTS * w.bits // 8),
                    scale=_padded(w.scale[None], 1, OUTPUTS)[0], groups=groups, inputs=inputs,
                    outputs=outputs)
@@ -76,7 +73,7 @@ class Rows:
     @property
     def group_size(self) -> int:
         """Inputs that share a scale in 4 bits."""
-        return self.columns // self.groups.shape[0]
+        return self.columns // self.groups.shape[1]
 
 
 def _padded(x: jax.Array, rows: int, columns: int) -> jax.Array:
@@ -156,13 +153,13 @@ def accumulate(sums: jax.Array, w: tuple, at: jax.Array, tile: Tiling, tokens: o
         first = at + i * group_size
         low, high = unpack(values[:, pl.ds(first // 2, half)])
         part = dot(low, tokens(first, half).T) + dot(high, tokens(first + half, half).T)
-        sums += part * groups[first // group_size, :].astype(jnp.float32)[:, None]
+        sums += part * groups[:, first // group_size].astype(jnp.float32)[:, None]
     return sums
 
 
 def _kernel(x_ref, values_ref, scale_ref, groups_ref, out_ref, *, tile: Tiling, count: int,
             group_size: int) -> None:
-    """x [tokens, columns], values [outputs, …], scale [outputs], groups [n, outputs], out
+    """x [tokens, columns], values [outputs, …], scale [outputs], groups [outputs, n], out
     [tokens, outputs]."""
     steps = x_ref.shape[1] // tile.inputs // tile.splits
     begin = pl.program_id(2) * steps
@@ -188,7 +185,7 @@ def rows_specs(w: Rows, tile: Tiling) -> tuple[list, list]:
     for extra, spec in (
             (w.scale, pl.BlockSpec((tile.outputs,), lambda i, j, k: (j,))),
             (w.groups, None if w.groups is None else pl.BlockSpec(
-                (w.groups.shape[0], tile.outputs), lambda i, j, k: (0, j)))):
+                (tile.outputs, w.groups.shape[1]), lambda i, j, k: (j, 0)))):
         arrays.append(extra)
         specs.append(spec if extra is not None else None)
     return arrays, specs
@@ -219,22 +216,3 @@ def partial_sums(w: Rows, x: jax.Array, *, tile: Tiling | None = None,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
         name='rows_product', interpret=interpret)(x, *arrays)
     return sums[:, :, :w.outputs]
-
-
-@product.register
-def _(w: Rows, x: jax.Array) -> jax.Array:
-    if w.groups is None and (w.scale is None or x.shape[0] > MOST_TOKENS):
-        x = jnp.pad(x, ((0, 0), (0, w.columns - x.shape[1])))
-        wide = jax.lax.dot_general(x, w.values.astype(x.dtype), (((1,), (1,)), ((), ())),
-                                   preferred_element_type=jnp.float32)
-        wide = wide if w.scale is None else wide * w.scale
-        return wide.astype(x.dtype)[:, :w.outputs]
-    return jnp.sum(partial_sums(w, x), axis=0).astype(x.dtype)
-
-
-def rows_refusal(device: Device, dtype: str) -> str:
-    """Return why weights cannot be stored by outputs for a device, or ''."""
-    if device.platform != 'gpu' or device.capability < SMALLEST_CAPABILITY:
-        return (f'{device.platform} of compute capability {device.capability:g}, expected an '
-                f'NVIDIA GPU of at least {SMALLEST_CAPABILITY:g}')
-    return '' if dtype == 'bfloat16' else f'dtype: {dtype}, expected bfloat16'
