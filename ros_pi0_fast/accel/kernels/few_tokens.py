@@ -70,7 +70,8 @@ class FewTokensBlock:
         c = self.config
         few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= FEW_TOKENS
                and x.dtype == jnp.bfloat16)
-        sizes = c.num_kv_heads == 1 and c.head_dim in (64, 128, 256) and not c.width & (c.width - 1)
+        sizes = (c.num_kv_heads == 1 and c.head_dim in (64, 128, 256)
+                 and not c.width & (c.width - 1))
         stored = [leaf for leaf in jax.tree.leaves(weights, is_leaf=_is_matrices)
                   if _is_matrices(leaf)]
         return few and sizes and len(stored) == 5 and all(
@@ -171,8 +172,8 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
 
 def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref, top_ref,
                    total_ref, k_out_ref, v_out_ref, *, count: int, heads: int, rows: int) -> None:
-    """One block of slots. projected: see attend_cache; k, v [SLOTS, h]; mixed [queries, h]; top, total
-    [queries]; k_out, v_out: the whole cache."""
+    """One block of slots. projected: see attend_cache; k, v [SLOTS, h]; mixed [queries, h]; top,
+    total [queries]; k_out, v_out: the whole cache."""
     size = k_ref.shape[1]
     half = size // 2
     dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)

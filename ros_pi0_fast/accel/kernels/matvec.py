@@ -9,6 +9,7 @@ ones of a float32's mantissa, 1 + (8 + number) / 16, by one shift and one logica
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -21,7 +22,8 @@ from ros_pi0_fast.accel.kernels.rows import Rows
 FEW_TOKENS = 4
 """Tokens that the sums of a thread have registers for."""
 STEP_BYTES = 1024
-"""Bytes of a row that are read in a step, where rows are as long."""
+"""Bytes of a row that are read in a step, where that divides the row."""
+SMALLEST_STEP = 128
 GROUP = 128
 """Inputs of a group of four bits."""
 SUMS = 64
@@ -33,18 +35,22 @@ THREADS = 128
 
 def few_fit(w: Rows) -> bool:
     """Tell whether a matrix is without padding, and of sizes that this is for."""
-    size, bits = w.values.shape
-    return (w.outputs == size and w.inputs == w.columns and w.outputs % 64 == 0
-            and bits * w.values.dtype.itemsize % STEP_BYTES == 0
+    return (w.outputs == w.values.shape[0] and w.inputs == w.columns and w.outputs % 64 == 0
+            and _step_bytes(w.values) >= SMALLEST_STEP
             and (w.groups is None or w.group_size == GROUP))
+
+
+def _step_bytes(values: jax.Array) -> int:
+    """Return how many bytes of a row [rows, …] are read in a step: a power of two."""
+    return math.gcd(math.prod(values.shape[1:]) * values.dtype.itemsize, STEP_BYTES)
 
 
 def _rows_of_program(parts: tuple[Rows, ...], tokens: int, gated: bool) -> int:
     """Return how many outputs a program computes: as many as there are registers for."""
     w = parts[0]
-    each = STEP_BYTES // w.values.dtype.itemsize // THREADS * tokens * (2 if gated else 1)
+    each = _step_bytes(w.values) // w.values.dtype.itemsize * tokens * (2 if gated else 1)
     rows = 8
-    while rows > 1 and (rows * each > SUMS
+    while rows > 1 and (rows * each > SUMS * THREADS
                         or sum(part.outputs for part in parts) // rows < PROGRAMS):
         rows //= 2
     return rows
@@ -100,7 +106,7 @@ def _operands(w: Rows, rows: int, offset: int) -> tuple[tuple, tuple]:
 
 
 def _kernel(x_ref, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...] | None) -> None:
-    """Some outputs. x [t, in], or [t, groups, 2, GROUP / 2]; parts: values [rows, …], scale [rows],
+    """Some outputs. x [t, in], or [t, n, 2, GROUP / 2]; parts: values [rows, …], scale [rows],
     groups [rows, n]; residual, out [t, rows]."""
     count, rows = out_ref.shape
 
@@ -133,7 +139,7 @@ def _of_program(program: jax.Array, part_refs: list, offsets: tuple[int, ...],
 def _sums(x_ref, parts: tuple, count: int, rows: int) -> list[list[jax.Array]]:
     """Return float32 [rows] for each matrix and token."""
     values, _, groups = parts[0]
-    step = STEP_BYTES // values.dtype.itemsize if groups is None else 2 * STEP_BYTES // GROUP
+    step = _step_bytes(values) // (values.dtype.itemsize if groups is None else GROUP // 2)
     add = _add_wide if groups is None else _add_four_bits
     shape = (rows, step) if groups is None else (rows, step, GROUP // 2)
     zero = jnp.zeros(shape, jnp.float32)
