@@ -65,11 +65,16 @@ _WORDS = {
     'thing': _THINGS, 'colour': _COLOURS, 'other': _COLOURS[::-1], 'place': _PLACES}
 
 
+ABORTING = '0.2.2'
+"""Version of sentencepiece that ends the process where no pair is left to merge."""
+
+
 def build_text_model(*, vocab_size: int = 1024, fast_vocab_size: int = 256) -> bytes:
     """Make a sentencepiece model of exactly vocab_size pieces; the same every time.
 
     Raises:
-        ValueError: no room for words, or more room than the generated instructions can fill.
+        ValueError: no room for words, or more room than the generated instructions can fill; a
+            version of sentencepiece that cannot be used.
     """
     head = [(piece, _UNKNOWN if piece == '<unk>' else _CONTROL) for piece in _SPECIAL]
     head += [(f'{_BLANK}{number}', _USER_DEFINED) for number in _STATE_BINS]
@@ -98,6 +103,9 @@ def instructions() -> Iterator[str]:
 
 def _train(pieces: int) -> tuple[list[bytes], bytes]:
     """Learn so many pieces by BPE; return them and the model's settings, both as in the file."""
+    if sentencepiece.__version__ == ABORTING:
+        raise ValueError(f'sentencepiece {ABORTING}: aborts the process in BPE training, expected '
+                         'another version')
     lines = [line for text in instructions() for line in (f'Task: {text}, State:', 'Action: ')]
     model = io.BytesIO()
     try:

@@ -49,7 +49,8 @@ class FewTokensBlock:
         with jax.named_scope('attention'):
             attn = weights['attn']
             normed = norm(x[0], weights['pre_attention_norm']['scale'], self.interpret)
-            if type(cache) is LayerCache:
+            # More queries than a tile has would not fit into registers.
+            if type(cache) is LayerCache and x.shape[1] * self.config.num_heads <= TOKENS:
                 mixed, cache = self._attend(attn, normed, tokens, cache)
                 y = few_product(attn['attn_vec_einsum']['w'].parts, mixed, residual=x[0],
                                 interpret=self.interpret)
@@ -106,7 +107,7 @@ def norm(x: jax.Array, gain: jax.Array, interpret: bool = False) -> jax.Array:
     return pl.pallas_call(
         _norm_kernel, grid=(x.shape[0],), in_specs=[row, pl.BlockSpec(gain.shape, lambda i: (0,))],
         out_specs=row, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
-        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         name='rms_norm', interpret=interpret)(x, gain)
 
 
@@ -140,10 +141,11 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
         bfloat16 [t, heads · h]; keys; values.
     """
     count, size = cos.shape[0], k.shape[1]
-    blocks, queries = pl.cdiv(k.shape[0], SLOTS), count * heads
-    rows = max(16, 1 << (queries - 1).bit_length())
+    # One program for each block of slots, and one for the new tokens.
+    blocks, queries = pl.cdiv(k.shape[0], SLOTS) + 1, count * heads
+    rows = max(TOKENS, 1 << (queries - 1).bit_length())
     whole = lambda x: pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim)  # noqa: E731
-    block = pl.BlockSpec((SLOTS, size), lambda i: (i, 0))
+    block = pl.BlockSpec((SLOTS, size), lambda i: (jnp.minimum(i, blocks - 2), 0))
     kernel = functools.partial(_attend_kernel, count=count, heads=heads, rows=rows)
     mixed, top, total, k, v = pl.pallas_call(
         kernel, grid=(blocks,),
@@ -156,7 +158,7 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
                    jax.ShapeDtypeStruct((blocks, queries), jnp.float32),
                    jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
         input_output_aliases={1: 3, 2: 4},
-        compiler_params=plgpu.CompilerParams(num_warps=4 if rows <= 32 else 8, num_stages=1),
+        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
         name='attend_cache', interpret=interpret)(projected, k, v, cos, sin, bounds)
     merged = pl.pallas_call(
         functools.partial(_merge_kernel, blocks=blocks), grid=(queries,),
@@ -172,8 +174,8 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
 
 def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref, top_ref,
                    total_ref, k_out_ref, v_out_ref, *, count: int, heads: int, rows: int) -> None:
-    """One block of slots. projected: see attend_cache; k, v [SLOTS, h]; mixed [queries, h]; top,
-    total [queries]; k_out, v_out: the whole cache."""
+    """One block of slots, or the new tokens. projected: see attend_cache; k, v [SLOTS, h]; mixed
+    [queries, h]; top, total [queries]; k_out, v_out: the whole cache."""
     size = k_ref.shape[1]
     half = size // 2
     dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
@@ -193,35 +195,37 @@ def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mi
     row = jnp.arange(rows, dtype=jnp.int32)
     there, token = row < count * heads, row // heads
     queries = rotated(token * (heads + 2) + row % heads, token, there, size ** -0.5)
-    new = jnp.arange(TOKENS, dtype=jnp.int32)
-    is_new, at = new < count, new * (heads + 2) + heads
-    keys = rotated(at, new, is_new, 1.0)
-    values = part(at + 1, is_new, 0, size).astype(v_ref.dtype)
 
-    @pl.when(here == 0)
-    def _() -> None:
+    def attend_to(keys: tuple, values: jax.Array, seen: jax.Array) -> tuple:
+        """Return mixed values, largest score and sum of exponentials, where it is seen."""
+        scores = sum(dot(q, key.T) for q, key in zip(queries, keys, strict=True))
+        scores = jnp.where(seen, scores, HIDDEN)
+        top = jnp.max(scores, axis=1)
+        weights = jnp.where(seen, jnp.exp(scores - top[:, None]), 0.0)
+        return dot(weights.astype(values.dtype), values), top, jnp.sum(weights, axis=1)
+
+    def old() -> tuple:
+        slots = here * SLOTS + jnp.arange(SLOTS, dtype=jnp.int32)
+        seen = (slots >= first) & (slots < end)
+        keys = tuple(load(k_ref.at[:, pl.ds(i * half, half)], seen[:, None]) for i in (0, 1))
+        values = load(v_ref.at[:, pl.ds(0, size)], seen[:, None])
+        return attend_to(keys, values, jnp.broadcast_to(seen[None], (rows, SLOTS)))
+
+    def fresh() -> tuple:
+        new = jnp.arange(TOKENS, dtype=jnp.int32)
+        is_new, at = new < count, new * (heads + 2) + heads
+        keys = rotated(at, new, is_new, 1.0)
+        values = part(at + 1, is_new, 0, size).astype(v_ref.dtype)
         slots = jnp.where(is_new, end + new, k_out_ref.shape[0])  # Masked, and beyond the end.
-        plgpu.store(_table(k_out_ref, slots, 0, half), keys[0], mask=is_new[:, None])
-        plgpu.store(_table(k_out_ref, slots, half, half), keys[1], mask=is_new[:, None])
-        plgpu.store(_table(v_out_ref, slots, 0, size), values, mask=is_new[:, None])
+        for ref, at, x in ((k_out_ref, 0, keys[0]), (k_out_ref, half, keys[1]),
+                           (v_out_ref, 0, values)):
+            plgpu.store(_table(ref, slots, at, x.shape[1]), x, mask=is_new[:, None])
+        return attend_to(keys, values, (new[None] <= token[:, None]) & is_new[None])
 
-    slots = here * SLOTS + jnp.arange(SLOTS, dtype=jnp.int32)
-    old = (slots >= first) & (slots < end)
-    scores = sum(dot(q, load(k_ref.at[:, pl.ds(i * half, half)], old[:, None]).T)
-                 for i, q in enumerate(queries))
-    scores = jnp.where(old[None], scores, HIDDEN)
-    seen = (new[None] <= token[:, None]) & is_new[None] & (here == 0)
-    fresh = jnp.where(seen, sum(dot(q, key.T) for q, key in zip(queries, keys, strict=True)),
-                      HIDDEN)
-    top = jnp.maximum(jnp.max(scores, axis=1), jnp.max(fresh, axis=1))
-    scores = jnp.where(old[None], jnp.exp(scores - top[:, None]), 0.0)
-    fresh = jnp.where(seen, jnp.exp(fresh - top[:, None]), 0.0)
-    block = load(v_ref.at[:, pl.ds(0, size)], old[:, None])
-    mixed = dot(scores.astype(block.dtype), block) + dot(fresh.astype(block.dtype), values)
+    mixed, top, total = jax.lax.cond(here < pl.num_programs(0) - 1, old, fresh)
     plgpu.store(mixed_ref.at[pl.ds(0, rows), :], mixed, mask=there[:, None])
     plgpu.store(top_ref.at[pl.ds(0, rows)], top, mask=there)
-    plgpu.store(total_ref.at[pl.ds(0, rows)], jnp.sum(scores, axis=1) + jnp.sum(fresh, axis=1),
-                mask=there)
+    plgpu.store(total_ref.at[pl.ds(0, rows)], total, mask=there)
 
 
 def _table(ref: Any, index: jax.Array, at: int, length: int) -> Any:

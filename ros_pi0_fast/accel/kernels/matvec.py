@@ -21,39 +21,46 @@ from ros_pi0_fast.accel.kernels.rows import Rows
 
 FEW_TOKENS = 4
 """Tokens that the sums of a thread have registers for."""
-STEP_BYTES = 1024
-"""Bytes of a row that are read in a step, where that divides the row."""
-SMALLEST_STEP = 128
+STEP_BYTES = (1024, 512, 256, 128)
+"""Bytes of a row that are read in a step, of which one must divide the row."""
+STEPS = 4
+"""Steps of a row, at least: adding up what the threads have costs as much as a step or two."""
 GROUP = 128
 """Inputs of a group of four bits."""
 SUMS = 64
-"""Sums a thread keeps, at most."""
+"""Sums a thread keeps for one token; half as many more for several, which read less again."""
+ROWS = (16, 8, 4, 2, 1)
 PROGRAMS = 512
 """Programs to aim at, at least: four for each multiprocessor of a large GPU."""
 THREADS = 128
+LOAD_BYTES = 16
+"""Bytes that a thread loads at once."""
 
 
 def few_fit(w: Rows) -> bool:
     """Tell whether a matrix is without padding, and of sizes that this is for."""
     return (w.outputs == w.values.shape[0] and w.inputs == w.columns and w.outputs % 64 == 0
-            and _step_bytes(w.values) >= SMALLEST_STEP
+            and _row_bytes(w) % (STEPS * STEP_BYTES[-1]) == 0
             and (w.groups is None or w.group_size == GROUP))
 
 
-def _step_bytes(values: jax.Array) -> int:
-    """Return how many bytes of a row [rows, …] are read in a step: a power of two."""
-    return math.gcd(math.prod(values.shape[1:]) * values.dtype.itemsize, STEP_BYTES)
+def _row_bytes(w: Rows) -> int:
+    return w.values.shape[1] * w.values.dtype.itemsize
 
 
-def _rows_of_program(parts: tuple[Rows, ...], tokens: int, gated: bool) -> int:
-    """Return how many outputs a program computes: as many as there are registers for."""
-    w = parts[0]
-    each = _step_bytes(w.values) // w.values.dtype.itemsize * tokens * (2 if gated else 1)
-    rows = 8
-    while rows > 1 and (rows * each > SUMS * THREADS
-                        or sum(part.outputs for part in parts) // rows < PROGRAMS):
-        rows //= 2
-    return rows
+def _tile(parts: tuple[Rows, ...], tokens: int, gated: bool) -> tuple[int, int]:
+    """Return how many outputs a program computes, and of how many bytes a row's steps are.
+
+    For one token long steps are best; for several, many rows that share what is read of them.
+    """
+    outputs = sum(w.outputs for w in parts) // (2 if gated else 1)
+    most = (SUMS if tokens == 1 else SUMS * 3 // 2) * THREADS
+    fitting = [step for step in STEP_BYTES if _row_bytes(parts[0]) % (STEPS * step) == 0]
+    tiles = [(rows, step) for rows in ROWS for step in fitting
+             if (rows == 1 or outputs // rows >= PROGRAMS)
+             and rows * step // parts[0].values.dtype.itemsize * tokens * (1 + gated) <= most]
+    whole = [tile for tile in tiles if math.prod(tile) >= THREADS * LOAD_BYTES] or tiles
+    return max(whole, key=lambda tile: tile[tokens == 1])
 
 
 def few_product(parts: tuple[Rows, ...], x: jax.Array, *, gated: bool = False,
@@ -67,7 +74,8 @@ def few_product(parts: tuple[Rows, ...], x: jax.Array, *, gated: bool = False,
         residual: [t, out]: is added to the product, which is rounded first.
         interpret: Run the kernel's operations one by one on any device, to test it.
     """
-    count, rows = x.shape[0], _rows_of_program(parts, x.shape[0], gated)
+    count = x.shape[0]
+    rows, step = _tile(parts, count, gated)
     offsets = [0]
     for w in parts:
         offsets.append(offsets[-1] + w.outputs // rows)
@@ -79,7 +87,8 @@ def few_product(parts: tuple[Rows, ...], x: jax.Array, *, gated: bool = False,
     if groups is not None:
         x = x.reshape(count, -1, 2, GROUP // 2)
     return pl.pallas_call(
-        functools.partial(_kernel, offsets=None if gated else tuple(offsets)), grid=(programs,),
+        functools.partial(_kernel, offsets=None if gated else tuple(offsets), step=step,
+                          add=functools.partial(multiply_add, interpret)), grid=(programs,),
         in_specs=[pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim), list(specs),
                   None if residual is None else out],
         out_specs=out, out_shape=jax.ShapeDtypeStruct((count, programs * rows), x.dtype),
@@ -105,13 +114,14 @@ def _operands(w: Rows, rows: int, offset: int) -> tuple[tuple, tuple]:
     return arrays, tuple(x if x is None else spec(x) for x in arrays)
 
 
-def _kernel(x_ref, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...] | None) -> None:
+def _kernel(x_ref, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...] | None,
+            step: int, add: Callable) -> None:
     """Some outputs. x [t, in], or [t, n, 2, GROUP / 2]; parts: values [rows, …], scale [rows],
     groups [rows, n]; residual, out [t, rows]."""
     count, rows = out_ref.shape
 
     def products(*parts: tuple) -> list[list[jax.Array]]:
-        return _sums(x_ref, parts, count, rows)
+        return _sums(x_ref, parts, count, rows, step, add)
 
     if offsets is None:
         gates, ups = products(*part_refs)
@@ -136,17 +146,19 @@ def _of_program(program: jax.Array, part_refs: list, offsets: tuple[int, ...],
                         lambda: _of_program(program, rest, offsets[1:], products))
 
 
-def _sums(x_ref, parts: tuple, count: int, rows: int) -> list[list[jax.Array]]:
+def _sums(x_ref, parts: tuple, count: int, rows: int, step: int, add: Callable,
+          ) -> list[list[jax.Array]]:
     """Return float32 [rows] for each matrix and token."""
     values, _, groups = parts[0]
-    step = _step_bytes(values) // (values.dtype.itemsize if groups is None else GROUP // 2)
-    add = _add_wide if groups is None else _add_four_bits
+    step //= values.dtype.itemsize if groups is None else GROUP // 2
+    of_step = _wide if groups is None else _four_bits
     shape = (rows, step) if groups is None else (rows, step, GROUP // 2)
     zero = jnp.zeros(shape, jnp.float32)
 
     def body(index: jax.Array, sums: list) -> list:
         at = pl.ds(index * step, step)
-        return [add(x_ref, part, at, own) for part, own in zip(parts, sums, strict=True)]
+        return [of_step(x_ref, part, at, own, add)
+                for part, own in zip(parts, sums, strict=True)]
 
     sums = jax.lax.fori_loop(0, values.shape[1] // step, body, [[zero] * count for _ in parts])
     axes = range(len(shape) - 1, 0, -1)
@@ -161,22 +173,48 @@ def _scaled(total: jax.Array, part: tuple) -> jax.Array:
     return total * scale[...] if groups is None else total * (16 * scale[...])
 
 
-def _add_wide(x_ref, part: tuple, at: object, sums: list[jax.Array]) -> list[jax.Array]:
+def multiply_add(interpret: bool, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+    """Return a · b + c, float32, by one instruction: XLA keeps the two apart by itself."""
+    if interpret:
+        return a * b + c
+    shape = jnp.broadcast_shapes(a.shape, b.shape, c.shape)
+    return plgpu.elementwise_inline_asm(
+        'fma.rn.f32 $0, $1, $2, $3;', args=[jnp.broadcast_to(x, shape) for x in (a, b, c)],
+        constraints='=f,f,f,f', pack=1, result_shape_dtypes=[
+            jax.ShapeDtypeStruct(shape, jnp.float32)])[0]
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    """Return a value of 8 bits or more as float32.
+
+    Integers become the lower ones of a mantissa, 2^23 + 128 + x: conversions are slow.
+    """
+    if x.dtype != jnp.int8:
+        return x.astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint8).astype(jnp.uint32) ^ jnp.uint32(0x4B000080)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32) - jnp.float32(2**23 + 128)
+
+
+def _wide(x_ref, part: tuple, at: object, sums: list[jax.Array], add: Callable,
+          ) -> list[jax.Array]:
     """Add the products of some inputs with values of 8 bits or more."""
-    wide = part[0][:, at].astype(jnp.float32)
-    return [own + wide * x_ref[token, at].astype(jnp.float32)[None]
+    wide = _widened(part[0][:, at])
+    return [add(wide, x_ref[token, at].astype(jnp.float32)[None], own)
             for token, own in enumerate(sums)]
 
 
-def _add_four_bits(x_ref, part: tuple, at: object, sums: list[jax.Array]) -> list[jax.Array]:
+def _four_bits(x_ref, part: tuple, at: object, sums: list[jax.Array], add: Callable,
+               ) -> list[jax.Array]:
     """Add the products of some groups: 16 · (1 + (8 + v) / 16 - 1.5) is v."""
     packed = part[0][:, at, :].astype(jnp.uint32)
-    scales = part[2][:, at].astype(jnp.float32)[:, :, None]
+    scales = part[2][:, at].astype(jnp.uint32) | jnp.uint32(0x4B000000)
+    scales = jax.lax.bitcast_convert_type(scales, jnp.float32) - jnp.float32(2**23)
+    scales = scales[:, :, None]
     flip = jnp.uint32(0x3FC00000)
     low, high = (jax.lax.bitcast_convert_type(bits ^ flip, jnp.float32)
                  for bits in ((packed & 15) << 19, (packed & 0xF0) << 15))
     added = []
     for token, own in enumerate(sums):
         one, two = (x_ref[token, at, half, :].astype(jnp.float32)[None] for half in (0, 1))
-        added.append(own + (low * one + (high * two - 1.5 * (one + two))) * scales)
+        added.append(add(add(low, one, add(high, two, -1.5 * (one + two))), scales, own))
     return added
