@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+import ros_pi0_fast.accel.kernels.by_rows  # noqa: F401  (registers products)
 from ros_pi0_fast.accel.kernels.matvec import FEW_TOKENS, few_fit, few_product
 from ros_pi0_fast.accel.kernels.rows import TOKENS, Rows, load
 from ros_pi0_fast.accel.matrices import Matrices
