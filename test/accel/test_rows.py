@@ -16,7 +16,7 @@ from ros_pi0_fast.model.gemma import Block, Tokens
 
 KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
          'int4': quantize_int4}
-CONFIG = GemmaConfig(width=256, depth=1, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=64,
+CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=4, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
 BFLOAT16 = 1e-2
@@ -81,13 +81,14 @@ def test_a_layer_is_the_model_s(kind, tokens):
     shape = (1, 2 * SLOTS + 9, 1, CONFIG.head_dim)
     cache = LayerCache(k=jax.random.normal(keys[1], shape).astype(jnp.bfloat16),
                        v=jax.random.normal(keys[2], shape).astype(jnp.bfloat16))
-    for first, slot in ((0, SLOTS - 2), (5, 2 * SLOTS + 9 - tokens), (0, 1)):
+    for first, slot in ((0, SLOTS - 2), (5, 2 * SLOTS + 9 - tokens)):
         steps = jnp.arange(tokens, dtype=jnp.int32)
         at = jnp.array([slot], jnp.int32)
         where = Tokens(positions=at[:, None] + steps - first, slot=at, visible=Visible(
             start=jnp.array([first], jnp.int32), end=at[:, None] + steps + 1,
             uniform=tokens == 1))
         block = FewTokensBlock(CONFIG, folded, interpret=not ON_GPU)
+        assert block.fits(few, x, where)
         expected, expected_cache = Block(CONFIG, folded).apply(
             {'params': reference}, x, where, cache)
         found, found_cache = jax.jit(block.apply)(

@@ -45,7 +45,7 @@ class FewTokensBlock:
               ) -> tuple[jax.Array, LayerCache | None]:
         """Transform tokens: see model.gemma.Block."""
         weights = variables['params']
-        if not self._fits(weights, x, tokens):
+        if not self.fits(weights, x, tokens):
             return Block(self.config, self.attend).apply(variables, x, tokens, cache)
         with jax.named_scope('attention'):
             attn = weights['attn']
@@ -67,7 +67,7 @@ class FewTokensBlock:
             return few_product(mlp['linear'].parts, hidden, residual=y,
                                interpret=self.interpret)[None], cache
 
-    def _fits(self, weights: Params, x: jax.Array, tokens: Tokens) -> bool:
+    def fits(self, weights: Params, x: jax.Array, tokens: Tokens) -> bool:
         """Tell whether the kernels are for these weights and tokens."""
         c = self.config
         few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= FEW_TOKENS
