@@ -17,7 +17,7 @@ from ros_pi0_fast.accel.pruning import PruningState, Ranking
 from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.choice import Choice
-from ros_pi0_fast.engine.compiler import Compiler
+from ros_pi0_fast.engine.compiler import Share
 from ros_pi0_fast.engine.decoding import Decoding
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.pictures import Pictures
@@ -70,7 +70,7 @@ class Program:
         model: The network.
         codec: Of the same checkpoint.
         store: Its weights.
-        compiler: Shared with other programs, and so the next.
+        compiler: This program's share; what is next is shared with other programs.
         chooser: Knows which attention is the fastest.
         pruning: How image tokens are pruned where the variant asks for it.
         speculation: Knows the drafters.
@@ -84,7 +84,7 @@ class Program:
     """
 
     def __init__(self, choice: Choice, model: Pi0Fast, codec: PolicyCodec, store: ParameterStore,
-                 compiler: Compiler, chooser: AttentionChooser, pruning: PolicyPruner,
+                 compiler: Share, chooser: AttentionChooser, pruning: PolicyPruner,
                  speculation: Speculation, *,
                  max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice

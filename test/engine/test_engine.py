@@ -11,8 +11,9 @@ from ros_pi0_fast.accel.flash_attention import flash
 from ros_pi0_fast.codec.contract import ContractError
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import ObservationError
+from ros_pi0_fast.engine.background import COMPILE_THREAD
 from ros_pi0_fast.engine.choice import EngineError
-from ros_pi0_fast.engine.engine import COMPILE_THREAD, Engine
+from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.parameters import MIB, MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.stages import Decode, Prefill

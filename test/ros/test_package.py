@@ -13,7 +13,7 @@ import pytest
 PROVIDED_BY = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml',
                'PIL': 'python3-pil'}
 ROS_MODULES = {'rclpy', 'cv_bridge', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs',
-               'builtin_interfaces', *PROVIDED_BY}
+               'builtin_interfaces', 'diagnostic_msgs', 'trajectory_msgs', *PROVIDED_BY}
 
 
 @pytest.fixture(scope='module')
