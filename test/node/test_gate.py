@@ -39,7 +39,8 @@ def test_actions_beyond_the_limits_are_clamped_and_flagged(tabletop_profile):
 def test_or_refused_naming_the_worst(tabletop_profile):
     released = release(chunk(a3_2=9, a4_0=-1.7), tabletop_profile, 'refuse')
     assert released.over_limits
-    assert refused(released) == 'over limits: elbow is 9 in step 3, expected -0.1 to 2.7 (action_limits)'
+    assert refused(released) == (
+        'over limits: elbow is 9 in step 3, expected -0.1 to 2.7 (action_limits)')
 
 
 def test_a_robot_without_limits_gets_what_the_model_says(tabletop_profile):

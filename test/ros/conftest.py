@@ -44,6 +44,10 @@ class Process:
             assert time.monotonic() < end, f'no {text!r} in:\n{self.output}'
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def running(self) -> bool:
         return self._process.poll() is None
 
