@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser
 from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
@@ -259,7 +259,8 @@ class Engine:
         """
         self._forgetting = True
 
-    def measure(self, variant: Variant, observations: Iterable[Observation]) -> list[float]:
+    def measure(self, variant: Variant, observations: Sequence[Observation], *,
+                first: int = 0) -> list[float]:
         """Time a variant on observations, beside the inferences that go on; compile it before.
 
         Inferences that another one ran into do not count, where there are enough without them.
@@ -268,6 +269,7 @@ class Engine:
         Args:
             variant: Which.
             observations: Those of one robot, in order.
+            first: The first that is timed; those before only warm up.
 
         Returns:
             Milliseconds of each inference.
@@ -280,11 +282,12 @@ class Engine:
         choice = Choice(variant=variant, malformed=self.malformed)
         program = wait_for(lambda: self._prepare(choice))
         memory, alone, crowded = Memory(), [], []
-        for observation in observations:
+        for index, observation in enumerate(observations):
             count = self._inferences
             chunk = answer(program, self._codec, observation, memory)
             undisturbed = self._inferences == count and not self._running
-            (alone if undisturbed else crowded).append(chunk.stats.total_ms)
+            if index >= first:
+                (alone if undisturbed else crowded).append(chunk.stats.total_ms)
         return alone if len(alone) >= len(crowded) else alone + crowded
 
     def _swap(self) -> Program:

@@ -15,7 +15,7 @@ from ros_pi0_fast.types import ActionChunk, Observation
 SAMPLES = 4
 """Observations that a variant is measured on, the last ones."""
 ROUNDS = 3
-"""How often each. The first round does not count."""
+"""How often each; the first round does not count."""
 POLL_S = 1.0
 """How often measurements are looked at that may have become old."""
 
@@ -114,8 +114,7 @@ class Tuner:
     def _measure(self, budget: LatencyBudget, variant: Variant,
                  seen: tuple[Observation, ...]) -> None:
         try:
-            self._engine.measure(variant, seen)
-            took = self._engine.measure(variant, seen * (ROUNDS - 1))
+            took = self._engine.measure(variant, seen * ROUNDS, first=len(seen))
         except Exception as error:  # Whatever it is, that variant is not needed.
             reason = f'{type(error).__name__}: {error}'
             logging.getLogger(__name__).warning('%s is left out: %s', variant.name, reason)

@@ -166,8 +166,12 @@ class PolicyNode(LifecycleNode):
 
     @transition
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come back to where configure works again."""
-        self._stop_serving()
+        """Come back to where configure works again, whatever else fails on the way."""
+        try:
+            self._stop_serving()
+        except Exception as error:
+            self.get_logger().error(f'cannot stop serving: {type(error).__name__}: {error}')
+            self._serving = None
         self._give_up_policy()
         super().on_deactivate(state)
         return super().on_error(state)

@@ -106,6 +106,13 @@ def test_frames_that_went_by_unpruned_are_not_remembered(policy, observations):
     assert [kept(engine.infer(seen)) for _ in range(2)] == [32, 16]
 
 
+def test_what_is_to_be_forgotten_is_not_remembered(policy, observations):
+    engine, (seen,) = Engine(*policy, variant=HALF), observations(1)
+    assert [kept(engine.infer(seen)) for _ in range(2)] == [32, 16]
+    engine.forget()
+    assert [kept(engine.infer(seen)) for _ in range(2)] == [32, 16]
+
+
 def test_cameras_that_the_robot_lacks_are_left_out(with_pruner, profile, observations):
     camera = {'wrist_0_rgb': profile.cameras['wrist_0_rgb']}
     blind = dataclasses.replace(profile, cameras=camera, absent_cameras=('base_0_rgb',))

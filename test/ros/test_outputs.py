@@ -127,11 +127,15 @@ def test_a_dry_run_counts_and_moves_nothing(robot, heard):
 
 
 def test_it_tells_how_it_is(robot, heard):
-    robot.until(lambda: len(heard['/diagnostics']) > 1 and len(heard['policy_node/heartbeat']) > 3)
+    def well():  # A test before had chunks that were late.
+        return heard['/diagnostics'] and (
+            heard['/diagnostics'][-1].status[0].level == DiagnosticStatus.OK)
+
+    robot.until(lambda: well() and len(heard['policy_node/heartbeat']) > 3)
     status, = heard['/diagnostics'][-1].status
     values = {pair.key: pair.value for pair in status.values}
     assert status.name == '/policy_node: policy' and status.hardware_id == 'tabletop'
-    assert status.level == DiagnosticStatus.OK, (status.message, values)
+    assert status.message == 'active'
     assert values['state'] == 'active' and values['variant'] == 'default'
     assert 0 < float(values['latency_p50_ms']) <= float(values['latency_p99_ms'])
     assert float(values['rate_hz']) > 0 and float(values['device_memory_mb']) > 100
@@ -152,15 +156,34 @@ def test_it_tells_that_nothing_comes_in(robot, heard):
         rclpy.spin_once(robot, timeout_sec=0.1)
 
 
-def test_reset_answers(robot):
+def test_reset_and_a_new_instruction_clear_what_was_remembered(robot):
+    """The chunk before is what is guessed from: what knows of none guesses nothing."""
+    def guessed():
+        return [stats.drafted_tokens > 0 for stats in robot.of_state('inference')]
+
+    assert not robot.set_together({'speculative.enabled': True, 'speculative.draft_length': 1,
+                                   'speculative.drafter': 'previous_chunk'})
+    robot.until(lambda: any(guessed()), timeout=60)
+    robot.forget()
+    robot.until(lambda: len(guessed()) > 3)
+    assert all(guessed()[1:])  # A pause may have been longer than the chunk before.
     answer = call(robot, 'policy_node/reset')
     assert answer.success and 'knows nothing' in answer.message
+    robot.until(lambda: not all(guessed()[1:]) and guessed()[-1], timeout=10)
+    assert guessed()[1:].count(False) == 1
+    robot.stats.clear()
+    robot.until(lambda: robot.chunks[-1].instruction == 'push it', instruction='push it')
+    robot.until(lambda: guessed()[-1], instruction='push it', timeout=10)
+    assert guessed().count(False) == 1
+    assert not robot.set_together({'speculative.enabled': False, 'speculative.draft_length': 0,
+                                   'speculative.drafter': 'head'})
 
 
 def test_a_budget_has_variants_measured_and_loses_no_chunk(robot):
+    from robot import stamp_of
     assert not robot.set_together({'latency_budget_ms': 0.001, 'rate_hz': 10.0,
                                    'speculative.draft_length': 1})
-    robot.until(lambda: robot.stats and sum(map(
+    said = robot.until(lambda: robot.stats and sum(map(
         math.isfinite, robot.stats[-1].budget_latencies_ms)) > 1, timeout=120, every=0.05)
     stats = robot.stats[-1]
     assert stats.latency_budget_ms == np.float32(0.001)
@@ -169,8 +192,9 @@ def test_a_budget_has_variants_measured_and_loses_no_chunk(robot):
     assert [chunk.sequence for chunk in robot.chunks] == list(range(
         robot.chunks[0].sequence, robot.chunks[0].sequence + len(robot.chunks)))
     assert all(chunk.valid for chunk in robot.chunks)
-    times = [chunk.header.stamp.sec + chunk.header.stamp.nanosec / 1e9 for chunk in robot.chunks]
-    assert max(np.diff(times)) < 1.0
+    answered = sorted(said.index(stamp_of(chunk)) for chunk in robot.chunks
+                      if stamp_of(chunk) in said)
+    assert max(np.diff(answered)) < 10  # At 20 a second every other one is answered.
     assert not robot.set_parameter('latency_budget_ms', 60_000.0)
     robot.until(lambda: 'the least lossy that fits' in robot.stats[-1].budget_decision)
     assert not robot.set_together({'latency_budget_ms': 0.0, 'rate_hz': 20.0,
