@@ -17,9 +17,8 @@ CompilerOptions = tuple[tuple[str, bool | int | str], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Compilation:
-    """One executable that was made."""
+    """One executable that was made. Without its key: JAX keeps traces as long as the stage."""
 
-    key: Hashable
     seconds: float
     thread: str
     """Name of the thread that compiled it."""
@@ -84,17 +83,17 @@ class Compiler:
         with lock:
             found = self._compiled.get(key)
             if found is None:
-                found = self._compiled[key] = self._compile(key, function, arguments, donate)
+                found = self._compiled[key] = self._compile(function, arguments, donate)
         return found
 
-    def _compile(self, key: Hashable, function: Callable[..., Any], arguments: tuple[Any, ...],
+    def _compile(self, function: Callable[..., Any], arguments: tuple[Any, ...],
                  donate: tuple[int, ...]) -> jax.stages.Compiled:
         began = time.perf_counter()
         lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
         compiled = lowered.compile(compiler_options=self._options or None)
         memory = compiled.memory_analysis()
         self.log.append(Compilation(
-            key=key, seconds=time.perf_counter() - began, thread=threading.current_thread().name,
+            seconds=time.perf_counter() - began, thread=threading.current_thread().name,
             temporary_bytes=getattr(memory, 'temp_size_in_bytes', 0) or 0))
         return compiled
 

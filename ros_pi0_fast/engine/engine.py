@@ -12,6 +12,7 @@ from ros_pi0_fast.engine.answer import Memory, answer
 from ros_pi0_fast.engine.background import in_background, wait_for
 from ros_pi0_fast.engine.choice import Choice
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
+from ros_pi0_fast.engine.memory import return_free_memory
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.program import Program
 from ros_pi0_fast.engine.pruning import PolicyPruner
@@ -24,7 +25,7 @@ from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 KEPT_SHAPES = 8
 """Sizes of pictures that resizing on the device is compiled for."""
-KEPT_PROGRAMS = 16
+KEPT_PROGRAMS = 6
 """Variants that stay compiled, those that ran last."""
 
 
@@ -198,6 +199,7 @@ class Engine:
             for each in idle[:max(0, len(self._programs) - KEPT_PROGRAMS)]:
                 del self._programs[each]
         self._compiler.sweep()
+        return_free_memory()
         return program
 
     def _give_up(self, wanted: Choice, reason: str) -> None:

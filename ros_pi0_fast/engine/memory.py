@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from pathlib import Path
 
@@ -21,3 +23,9 @@ def device_memory_bytes() -> int:
     if not _STATM.exists():
         return 0
     return int(_STATM.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def return_free_memory() -> None:
+    """Give back to the system what the compiler has freed: glibc keeps it, a lot of it."""
+    with contextlib.suppress(OSError, AttributeError):  # Another C library needs no such call.
+        ctypes.CDLL(None).malloc_trim(0)

@@ -21,6 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.compiler import enable_persistent_cache
 from ros_pi0_fast.engine.engine import Engine
+from ros_pi0_fast.engine.memory import return_free_memory
 from ros_pi0_fast.engine.parameters import MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import VariantError
@@ -186,6 +187,7 @@ class PolicyNode(LifecycleNode):
     def _give_up_policy(self) -> None:
         self._policy = None
         gc.collect()  # Weights are large, and must be gone before others are loaded.
+        return_free_memory()
 
     def stop(self, timeout_s: float) -> bool:
         """Stop whatever the node does, from whatever state.

@@ -35,6 +35,7 @@ class World(Robot):
         self.broken_stamps, self.valid = set(), []
         self.invalid_reasons, self.refusals = set(), {}
         self.starving_since = self.last_picture = None
+        self.last_stats = ''
         self._said = {self.instruction: time.monotonic()}
         self._started = self._jumped = time.monotonic()
         self._clock_publisher = self.create_publisher(ClockMessage, '/clock', 10)
@@ -104,6 +105,7 @@ class World(Robot):
         chunks, self.chunks[:] = list(self.chunks), []
         for stats in self.stats:
             self.refusals |= dict(zip(stats.refusal_reasons, stats.refusal_counts, strict=True))
+            self.last_stats = f'{stats.state} {stats.reason!r} {now:.1f} {stats.variant}'
         self.stats.clear()
         for chunk in chunks:
             stamp = stamp_of(chunk)
@@ -133,7 +135,9 @@ class World(Robot):
                 if stamp >= stamp_ns and when > since and instruction == self.instruction.strip():
                     return when - since
             waited = time.monotonic() - since
-            assert waited < limit_s, f'no valid chunk within {waited:.1f} s: {self.refusals}'
+            assert waited < limit_s, (
+                f'no valid chunk within {waited:.1f} s, at {time.monotonic():.1f} last heard of: '
+                f'{self.last_stats}')
 
 
 def resident_mb(pid):
