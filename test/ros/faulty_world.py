@@ -35,7 +35,7 @@ class World(Robot):
         self.broken_stamps, self.valid = set(), []
         self.invalid_reasons, self.refusals = set(), {}
         self.starving_since = self.last_picture = None
-        self.last_stats = ''
+        self.last_stats = self.last_variant = ''
         self._said = {self.instruction: time.monotonic()}
         self._started = self._jumped = time.monotonic()
         self._clock_publisher = self.create_publisher(ClockMessage, '/clock', 10)
@@ -120,10 +120,21 @@ class World(Robot):
             assert said is not None and chunk.instruction, 'an instruction that nobody gave'
             if chunk.instruction != self.instruction.strip():
                 assert now - said < GRACE_S, f'still answers {chunk.instruction!r}'
+            self.last_variant = chunk.variant
             if chunk.valid:
                 self.valid.append((now, stamp, chunk.instruction))
             else:
                 self.invalid_reasons.add(chunk.reason.partition(':')[0])
+
+    def use_once(self, parameter, *values):
+        """Have a chunk made with each value of a parameter, one after another."""
+        for value in values:
+            before = self.last_variant
+            assert not self.set_parameter(parameter, value)
+            end = time.monotonic() + 120
+            while self.last_variant == before:
+                self.live(0.05)
+                assert time.monotonic() < end, self.last_stats
 
     def recover(self, since=None, limit_s=2.0):
         """Wait for a valid chunk that was observed after now; return the seconds that it took."""
