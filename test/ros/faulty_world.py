@@ -100,31 +100,34 @@ class World(Robot):
             rclpy.spin_once(self, timeout_sec=0.01)
             self._look()
 
+    def _hear(self, chunk):
+        self.chunks.append((time.monotonic(), self.now_ns(), chunk))
+
     def _look(self):
-        now = time.monotonic()
-        chunks, self.chunks[:] = list(self.chunks), []
         for stats in self.stats:
             self.refusals |= dict(zip(stats.refusal_reasons, stats.refusal_counts, strict=True))
-            self.last_stats = f'{stats.state} {stats.reason!r} {now:.1f} {stats.variant}'
+            self.last_stats = f'{stats.state} {stats.reason!r} {stats.variant}'
         self.stats.clear()
-        for chunk in chunks:
-            stamp = stamp_of(chunk)
-            assert stamp not in self.broken_stamps, f'{chunk.reason!r} answers what is broken'
-            if self.starving_since is not None:
-                hungry = now - self.starving_since
-                assert hungry < MAX_AGE_S + GRACE_S, f'a chunk {hungry:.2f} s after its inputs'
-            age = (self.now_ns() - stamp) / S
-            if now - self._jumped > GRACE_S:
-                assert -0.1 < age < MAX_AGE_S + GRACE_S, f'a chunk that is {age:.2f} s old'
-            said = self._said.get(chunk.instruction)
-            assert said is not None and chunk.instruction, 'an instruction that nobody gave'
-            if chunk.instruction != self.instruction.strip():
-                assert now - said < GRACE_S, f'still answers {chunk.instruction!r}'
+        heard, self.chunks[:] = list(self.chunks), []
+        for when, now_ns, chunk in heard:
+            self._check(when, (now_ns - stamp_of(chunk)) / S, chunk)
             self.last_variant = chunk.variant
             if chunk.valid:
-                self.valid.append((now, stamp, chunk.instruction))
+                self.valid.append((when, stamp_of(chunk), chunk.instruction))
             else:
                 self.invalid_reasons.add(chunk.reason.partition(':')[0])
+
+    def _check(self, when, age_s, chunk):
+        assert stamp_of(chunk) not in self.broken_stamps, 'it answers what is broken'
+        if self.starving_since is not None:
+            hungry_s = when - self.starving_since
+            assert hungry_s < MAX_AGE_S + GRACE_S, f'a chunk {hungry_s:.2f} s after its inputs'
+        if when - self._jumped > GRACE_S:
+            assert -0.1 < age_s < MAX_AGE_S + GRACE_S, f'a chunk that is {age_s:.2f} s old'
+        said = self._said.get(chunk.instruction)
+        assert said is not None and chunk.instruction, 'an instruction that nobody gave'
+        if chunk.instruction != self.instruction.strip():
+            assert when - said < GRACE_S, f'still answers {chunk.instruction!r}'
 
     def use_once(self, parameter, *values):
         """Have a chunk made with each value of a parameter, one after another."""
@@ -147,8 +150,7 @@ class World(Robot):
                     return when - since
             waited = time.monotonic() - since
             assert waited < limit_s, (
-                f'no valid chunk within {waited:.1f} s, at {time.monotonic():.1f} last heard of: '
-                f'{self.last_stats}')
+                f'no valid chunk within {waited:.1f} s, last heard of: {self.last_stats}')
 
 
 def resident_mb(pid):
