@@ -129,15 +129,14 @@ class World(Robot):
         if chunk.instruction != self.instruction.strip():
             assert when - said < GRACE_S, f'still answers {chunk.instruction!r}'
 
-    def use_once(self, parameter, *values):
-        """Have a chunk made with each value of a parameter, one after another."""
-        for value in values:
-            before = self.last_variant
-            assert not self.set_parameter(parameter, value)
-            end = time.monotonic() + 120
-            while self.last_variant == before:
-                self.live(0.05)
-                assert time.monotonic() < end, self.last_stats
+    def use_once(self, settings):
+        """Set parameters at once, and have a chunk made by the variant that they ask for."""
+        before = self.last_variant
+        assert not self.set_together(settings)
+        end = time.monotonic() + 120
+        while self.last_variant == before:
+            self.live(0.05)
+            assert time.monotonic() < end, self.last_stats
 
     def recover(self, since=None, limit_s=2.0):
         """Wait for a valid chunk that was observed after now; return the seconds that it took."""
