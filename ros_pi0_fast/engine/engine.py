@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+import jax
+
 from ros_pi0_fast.accel.attention_choice import AttentionChooser
 from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
@@ -196,9 +198,12 @@ class Engine:
             self._programs[choice] = program
             idle = [each for each in self._programs
                     if each not in (choice, self._wanted, self._active.choice)]
-            for each in idle[:max(0, len(self._programs) - KEPT_PROGRAMS)]:
+            too_many = idle[:max(0, len(self._programs) - KEPT_PROGRAMS)]
+            for each in too_many:
                 del self._programs[each]
-        self._compiler.sweep()
+        if too_many:
+            self._compiler.sweep()
+            jax.clear_caches()  # Of traces; what is compiled ahead of time stays.
         return_free_memory()
         return program
 
