@@ -16,7 +16,7 @@ from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.choice import FIXED, Choice
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
-from ros_pi0_fast.engine.parameters import Form, ParameterStore
+from ros_pi0_fast.engine.parameters import ParameterStore
 from ros_pi0_fast.engine.program import Clock, Program
 from ros_pi0_fast.engine.pruning import PolicyPruner, PruningMemory
 from ros_pi0_fast.engine.speculation import Speculation
@@ -157,7 +157,7 @@ class Engine:
             VariantError: the checkpoint has no such weights, or no such drafter.
         """
         self._speculation.check(variant)
-        self._store.check(Form.of(variant), frozenset({self._active.form}))
+        self._store.check(self._store.form_of(variant), frozenset({self._active.form}))
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing is compiled in the background; tell whether that came in time."""

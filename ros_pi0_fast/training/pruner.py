@@ -6,7 +6,8 @@ The policy is run once over the frames, for its image tokens and its attention, 
 beside the shards; after that a step costs one pass through its decoder and back. The number of
 tokens kept falls from all of them to the target in a few stages. A run that was stopped
 (`--minutes`) or killed goes on when it is called again. The pruner is written into the
-checkpoint's folder `pruner`; a decoder that learned along (`--set finetune=true`) stays in --work.
+checkpoint's folder `pruner`, and with it the policy's decoder as it learned along, which is used
+where image tokens are pruned and nowhere else (`--set finetune=false`: it is left alone).
 """
 
 from __future__ import annotations

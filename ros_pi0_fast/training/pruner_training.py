@@ -21,7 +21,13 @@ from ros_pi0_fast.sim.tasks import TASKS
 from ros_pi0_fast.training.collect import collect_expert
 from ros_pi0_fast.training.data import TOKEN_ARRAYS, encode_shards
 from ros_pi0_fast.training.loop import LoopConfig, TrainLoop, TrainState
-from ros_pi0_fast.training.pruner_objective import PROGRESS, PrunerTerms, pruner_loss, teach
+from ros_pi0_fast.training.pruner_objective import (
+    PROGRESS,
+    PrunerTerms,
+    changed_decoder,
+    pruner_loss,
+    teach,
+)
 from ros_pi0_fast.training.workers import Run
 from ros_pi0_fast.weights.checkpoint import Checkpoint
 
@@ -47,22 +53,23 @@ class PrunerRun:
     curriculum: float = 0.5
     """Fraction of the steps that the curriculum takes."""
     finetune: bool = False
-    """The policy's decoder learns along."""
+    """The policy's decoder learns along, to do without the tokens that are pruned."""
     seed: int = 0
 
 
 def _tabletop() -> PrunerRun:
     return PrunerRun(
-        name='tabletop', frames=20_000, episodes=6500,
-        scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
-        loop=LoopConfig(steps=1500, batch_size=64, learning_rate=2e-3, warmup_steps=50,
+        name='tabletop', frames=40_000, episodes=13_000, finetune=True,
+        terms=PrunerTerms(whole=8), scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
+        loop=LoopConfig(steps=2500, batch_size=128, learning_rate=2e-3, warmup_steps=50,
                         weight_decay=0.0, ema_decay=0.99, steps_per_dispatch=25,
                         checkpoint_every=10_000))
 
 
 def _smoke() -> PrunerRun:
     return PrunerRun(
-        name='smoke', frames=48, episodes=12, stages=3, scorer=LearnedScorer(heads=2, hidden=16),
+        name='smoke', frames=48, episodes=12, stages=3, finetune=True,
+        scorer=LearnedScorer(heads=2, hidden=16),
         loop=LoopConfig(steps=30, batch_size=4, learning_rate=5e-3, warmup_steps=5,
                         weight_decay=0.0, ema_decay=0.9, steps_per_dispatch=5,
                         checkpoint_every=10_000))
@@ -106,11 +113,8 @@ class PrunerTraining:
         self.model = Pi0Fast(dataclasses.replace(policy.config, dtype='float32'))
         self.pruner = AdaptiveVisualPruner(scorer=run.scorer)
         self._params = jax.tree.map(jnp.asarray, policy.params)
-        decoder = None
-        if not run.finetune:
-            decoder = self.model.unroll(self._params)['PaliGemma']['llm']
         self.loop = TrainLoop(
-            run.loop, pruner_loss(self.model, self.pruner, run.terms, decoder), work)
+            run.loop, pruner_loss(self.model, self.pruner, run.terms, self._params), work)
 
     def first_params(self) -> dict[str, Any]:
         """Return the parameters before the first step."""
@@ -118,7 +122,7 @@ class PrunerTraining:
         params = {'pruner': self.run.scorer.init(jax.random.key(self.run.seed),
                                                  config.num_image_tokens, config.gemma.width)}
         if self.run.finetune:
-            params['decoder'] = self._params['PaliGemma']['llm']
+            params['decoder'] = jax.tree.map(jnp.zeros_like, self._params['PaliGemma']['llm'])
         return params
 
     def prepare(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -153,9 +157,12 @@ class PrunerTraining:
                 'last': records[-1] if records else {}}
 
     def export(self, state: TrainState, folder: Path) -> None:
-        """Write the pruner; see accel.pruning_file."""
-        save_pruner(folder, self.run.scorer, jax.device_get(state.ema['pruner']),
-                    self.summary(state))
+        """Write the pruner, and the decoder if it learned along; see accel.pruning_file."""
+        learned, decoder = jax.device_get(state.ema), None
+        if self.run.finetune:
+            decoder = jax.device_get(changed_decoder(
+                self._params['PaliGemma']['llm'], learned['decoder']))
+        save_pruner(folder, self.run.scorer, learned['pruner'], self.summary(state), decoder)
 
 
 def load_frames(config: PrunerRun, shards: Path, profile: Path, *,
