@@ -19,7 +19,8 @@ def model():
 
 @pytest.fixture(scope='module')
 def params(model):
-    return model.unroll(model.init(jax.random.key(0)))
+    shapes = jax.eval_shape(lambda key: model.unroll(model.init(key)), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
 
 
 @pytest.mark.parametrize(('eqn', 'x', 'w', 'parts'), [
