@@ -41,14 +41,15 @@ def check(actual, expected, rows, dtype='float32'):
 
 @pytest.mark.parametrize('length', [1, 7, 64, 511, 512, 513, 1300, pytest.param(
     4096, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(('batch', 'kv_heads', 'head_dim'), [(1, 1, 64), (4, 2, 72), (1, 2, 256)])
-def test_a_prefix_is_the_reference(length, batch, kv_heads, head_dim):
-    q, k, v = arrays(length, length, b=batch, m=kv_heads, h=head_dim)
+@pytest.mark.parametrize(('batch', 'kv_heads', 'head_dim', 'dtype'), [
+    (1, 1, 64, 'float32'), (4, 2, 72, 'float32'), (1, 2, 256, 'float32'), (1, 1, 256, 'bfloat16')])
+def test_a_prefix_is_the_reference(length, batch, kv_heads, head_dim, dtype):
+    q, k, v = arrays(length, length, b=batch, m=kv_heads, h=head_dim, dtype=dtype)
     lengths = [max(1, length - 3 * row) for row in range(batch)]
     visible = prefix(batch, length, lengths)
     actual = jax.jit(flash)(q, k, v, visible)
     expected = jax.jit(reference)(q, k, v, visible)
-    check(actual, expected, np.s_[:])
+    check(actual, expected, np.s_[:], dtype)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
