@@ -43,7 +43,7 @@ setup(
         'opencv-python>=4.8,<6',
         'pillow>=10,<14',
         'PyYAML>=6,<7',
-        'sentencepiece>=0.2,<0.3',
+        'sentencepiece>=0.2.3,<0.3',  # before, training a model may abort the process
         'tokenizers>=0.20,<0.24',
         'rosbags>=0.11,<0.12',
         'tqdm>=4.66,<5',
