@@ -51,7 +51,7 @@ setup(
     extras_require={
         'sim': ['mujoco>=3.2,<5', 'imageio>=2.34,<3', 'matplotlib>=3.8,<4'],
         # qwix, the oracle of one test, needs a flax that there is from Python 3.11 on only.
-        'test': ['pytest>=8,<10', 'pytest-timeout>=2.3,<3', 'pytest-xdist>=3.5,<4',
+        'test': ['pytest>=8,<10', 'pytest-timeout>=2.3,<3', 'pytest-xdist>=3.7,<4',
                  'qwix>=0.1.8,<0.2; python_version >= "3.11"'],
     },
     entry_points={

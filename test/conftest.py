@@ -9,6 +9,8 @@ import pytest
 
 DDS = ('embedded_ros', 'ros', 'sim/test_robot_node.py')
 """Tests below here start nodes: in turn, since they may be on the same domain."""
+LONG = ('training', 'evaluation', 'engine', 'accel', 'parity', 'sim')
+"""Rooms whose files take longest: begun before the others, so that no process ends long after."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -28,11 +30,20 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Say what one process of pytest-xdist is to run: a file's tests, and all those with nodes."""
-    for item in items:
+    """Say what one process of pytest-xdist is to run: a file's tests, and all those with nodes.
+
+    Those with nodes come first: they wait for much, while another process computes.
+    """
+    def begun(item) -> int:
         path = item.path.relative_to(REPOSITORY / 'test').as_posix()
         group = 'dds' if path.startswith(DDS) else path
         item.add_marker(pytest.mark.xdist_group(group))
+        if group == 'dds':
+            return 0
+        room = path.partition('/')[0]
+        return 1 + (LONG.index(room) if room in LONG else len(LONG))
+
+    items.sort(key=begun)
 
 
 @pytest.fixture(scope='session')
