@@ -9,7 +9,7 @@ ENTER := export PATH="$(BIN):$$PATH" MUJOCO_GL="$${MUJOCO_GL:-osmesa}";
 
 # A process a core; what a test file shares is made once, and nodes on DDS take turns. In the order of
 # test/conftest.py: long ones first.
-PARALLEL ?= -n auto --dist loadgroup --no-loadscope-reorder
+PARALLEL ?= -n auto --no-loadscope-reorder
 
 .PHONY: help install demo test test-slow bench lint clean
 help:

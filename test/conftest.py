@@ -29,21 +29,33 @@ def pytest_configure(config):
                       JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1')
 
 
-def pytest_collection_modifyitems(items):
-    """Say what one process of pytest-xdist is to run: a file's tests, and all those with nodes.
+def group_of(path: str) -> str:
+    """Return what one process is to run whole: a file (below test/), or all those with nodes."""
+    return 'dds' if path.startswith(DDS) else path
 
-    Those with nodes come first: they wait for much, while another process computes.
-    """
+
+def pytest_collection_modifyitems(items):
+    """Have tests with nodes come first: they wait for much, while another process computes."""
     def begun(item) -> int:
         path = item.path.relative_to(REPOSITORY / 'test').as_posix()
-        group = 'dds' if path.startswith(DDS) else path
-        item.add_marker(pytest.mark.xdist_group(group))
-        if group == 'dds':
+        if group_of(path) == 'dds':
             return 0
         room = path.partition('/')[0]
         return 1 + (LONG.index(room) if room in LONG else len(LONG))
 
     items.sort(key=begun)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Deal out groups. Not by xdist's marks, which pytest 9.2 makes void without a word."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition('::')[0].removeprefix('test/'))
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope='session')
@@ -64,6 +76,15 @@ def golden() -> Path:
 def tabletop_profile(repository):
     from ros_pi0_fast.codec.robot_profile import RobotProfile
     return RobotProfile.load(repository / 'config' / 'robots' / 'tabletop.yaml')
+
+
+@pytest.fixture(scope='module')
+def quick_compilation():
+    """Optimize little: networks this small take longer to optimize than to run."""
+    import jax
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='session')
