@@ -15,6 +15,7 @@ from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.pruning import PrunedPrefill
 from ros_pi0_fast.engine.variant import Variant, VariantError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 SCORER = LearnedScorer(heads=2, head_dim=4, hidden=8)
 HALF = Variant(pruning=True)
 QUARTER = Variant(pruning=True, keep_ratio=0.25)

@@ -13,6 +13,7 @@ from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import Variant, VariantError
 from ros_pi0_fast.weights.errors import CheckpointError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 INT8 = Variant(quantized_weights='int8', quantized_cache='int8')
 INT4 = Variant(quantized_weights='int4')
 
