@@ -33,11 +33,6 @@ class NodeGraph:
         """Return name and namespace of all nodes."""
         return [(node.name, node.namespace) for node in self._context.graph.nodes()]
 
-    def get_node_names_and_namespaces_with_enclaves(self) -> list[tuple[str, str, str]]:
-        """Return name, namespace and enclave of all nodes."""
-        return [(name, namespace, '/')
-                for name, namespace in self.get_node_names_and_namespaces()]
-
     def get_node_names(self) -> list[str]:
         """Return the names of all nodes."""
         return [name for name, _ in self.get_node_names_and_namespaces()]

@@ -136,7 +136,7 @@ def test_what_plain_dds_sees(node):
 
 def test_the_wire_of_humble(start):
     """Gids of 24 bytes, and no type hashes."""
-    start(EMBEDDED_ROS_DISTRO='humble')
+    start(ROS_DISTRO='humble')
     rclpy.init(args=[], domain_id=DOMAIN)
     try:
         participant = DomainParticipant(DOMAIN)

@@ -93,7 +93,7 @@ def robot(domain: int, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamesp
         assert time.monotonic() < deadline and process.poll() is None, output.read_text()
         time.sleep(0.02)
     yield SimpleNamespace(output=output, process=process)
-    process.kill()
+    process.terminate()
     process.wait()
 
 
