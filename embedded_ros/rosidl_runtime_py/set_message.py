@@ -28,20 +28,20 @@ def set_message_fields(msg: Any, values: Mapping[str, Any], expand_header_auto: 
             raise AttributeError(f'{msg.ros_type_name} has no field {name!r}; it has: '
                                  f'{", ".join(kinds) or "none"}')
         current = getattr(msg, name)
-        if expand_header_auto and kinds[name] == 'std_msgs/Header' and value == 'auto':
-            stamps.append(partial(setattr, current, 'stamp'))
-        elif expand_time_now and kinds[name] == 'builtin_interfaces/Time' and value == 'now':
-            stamps.append(partial(setattr, msg, name))
-        elif hasattr(current, 'get_fields_and_field_types') and not isinstance(
-                value, type(current)):
-            setattr(msg, name, type(current)())
-            stamps += set_message_fields(getattr(msg, name), value, expand_header_auto,
-                                         expand_time_now)
-        else:
-            try:
+        try:
+            if expand_header_auto and kinds[name] == 'std_msgs/Header' and value == 'auto':
+                stamps.append(partial(setattr, current, 'stamp'))
+            elif expand_time_now and kinds[name] == 'builtin_interfaces/Time' and value == 'now':
+                stamps.append(partial(setattr, msg, name))
+            elif hasattr(current, 'get_fields_and_field_types') and not isinstance(
+                    value, type(current)):
+                nested = type(current)()
+                stamps += set_message_fields(nested, value, expand_header_auto, expand_time_now)
+                setattr(msg, name, nested)
+            else:
                 setattr(msg, name, _value(current, kinds[name], value))
-            except (ValueError, TypeError) as error:
-                raise type(error)(f'{msg.ros_type_name}.{name}: {error}') from error
+        except (ValueError, TypeError) as error:
+            raise type(error)(f'{msg.ros_type_name}.{name}: {error}') from error
     return stamps
 
 

@@ -157,6 +157,12 @@ def test_the_wire_of_humble(start):
         [node] = info.node_entities_info_seq
         gids = {bytes(gid.data) for gid in node.writer_gid_seq}
         assert out.key.bytes + bytes(8) in gids
+        info = subprocess.run(
+            [sys.executable, '-m', 'ros2cli.main', 'topic', 'info', '-v', '/there/out'],
+            env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN), 'ROS_DISTRO': 'humble'},
+            capture_output=True, text=True).stdout
+        assert '\nNode name: other\nNode namespace: /there\n' in info and 'hash' not in info
+        assert f'GID: {".".join(f"{byte:02x}" for byte in out.key.bytes)}{".00" * 8}\n' in info
     finally:
         rclpy.shutdown()
 
