@@ -189,7 +189,8 @@ def test_play_gives_the_recorded_bytes_and_time(bag: Path, tmp_path: Path) -> No
     assert len(told) >= 5 and told == sorted(told)
     with Reader(bag) as reader:
         assert reader.start_time <= told[0] and told[-1] <= reader.end_time + 10**9
-    assert 1.5 < (told[-1] - told[0]) / (arrived['/clock'][-1] - arrived['/clock'][0]) < 2.5
+    span = arrived['/clock'][-1] - arrived['/clock'][0]
+    assert 1.3 < (told[-1] - told[0]) / span < 4  # 2 on a machine that is not busy
 
 
 def test_play_from_an_offset_again_and_again(bag: Path) -> None:
