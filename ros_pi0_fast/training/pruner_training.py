@@ -60,7 +60,8 @@ class PrunerRun:
 def _tabletop() -> PrunerRun:
     return PrunerRun(
         name='tabletop', frames=40_000, episodes=13_000, finetune=True,
-        terms=PrunerTerms(whole=8, fewest=0.2), scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
+        terms=PrunerTerms(whole=8, fewest=0.2),
+        scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
         loop=LoopConfig(steps=3000, batch_size=128, learning_rate=2e-3, warmup_steps=50,
                         weight_decay=0.0, ema_decay=0.99, steps_per_dispatch=25,
                         checkpoint_every=10_000))
