@@ -15,7 +15,7 @@ from ros_pi0_fast.engine.background import in_background, wait_for
 from ros_pi0_fast.engine.choice import Choice
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
 from ros_pi0_fast.engine.memory import return_free_memory
-from ros_pi0_fast.engine.parameters import Form, ParameterStore
+from ros_pi0_fast.engine.parameters import ParameterStore
 from ros_pi0_fast.engine.program import Program
 from ros_pi0_fast.engine.pruning import PolicyPruner
 from ros_pi0_fast.engine.speculation import Speculation
@@ -162,7 +162,7 @@ class Engine:
             VariantError: the checkpoint has no such weights, or no such drafter.
         """
         self._speculation.check(variant)
-        self._store.check(Form.of(variant), frozenset({self._active.form}))
+        self._store.check(self._store.form_of(variant), frozenset({self._active.form}))
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing is compiled in the background; tell whether that came in time."""

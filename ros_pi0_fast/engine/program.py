@@ -88,7 +88,7 @@ class Program:
                  speculation: Speculation, *,
                  max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice
-        self.form = Form.of(choice.variant)
+        self.form = store.form_of(choice.variant)
         model = replace(
             model, attend=folded if choice.variant.folded_attention else reference,
             layer_cache=CACHES[choice.variant.quantized_cache])

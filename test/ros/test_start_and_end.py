@@ -32,8 +32,10 @@ def slow_checkpoint(random_checkpoint, tabletop_profile, tmp_path_factory):
 
 @pytest.mark.parametrize('numbers', [[signal.SIGTERM],
                                      [signal.SIGINT, signal.SIGINT, signal.SIGTERM]])
-def test_it_ends_soon_and_cleanly_though_the_compiler_goes_on(start, slow_checkpoint, numbers):
-    process = start('-r', '__node:=slow_node', checkpoint=slow_checkpoint)
+def test_it_ends_soon_and_cleanly_though_the_compiler_goes_on(start, slow_checkpoint, tmp_path,
+                                                               numbers):
+    process = start('-r', '__node:=slow_node', checkpoint=slow_checkpoint,
+                    compilation_cache=tmp_path)
     process.wait_for('compiling ')
     time.sleep(1.0)
     begun = time.monotonic()
