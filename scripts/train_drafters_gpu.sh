@@ -24,6 +24,8 @@ fi
 export PYTHONUNBUFFERED=1 MUJOCO_GL=${MUJOCO_GL:-egl}
 # Pictures are rendered on the same GPU, so not all of its memory may go to JAX.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.75}
+# Trying all tilings of Triton for the products of so small a model takes longer than to train it.
+export XLA_FLAGS="--xla_gpu_enable_triton_gemm=false ${XLA_FLAGS:-}"
 # One thread a process: the simulations are the parallel part.
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 

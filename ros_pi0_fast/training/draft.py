@@ -52,13 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or run.checkpoint / FOLDER
     import dataclasses as dc  # TEMPORARY
     for name in options.drafters:
-        mine = run if name == 'head' else dc.replace(run, seconds=run.seconds / 2)
+        mine = run if name == 'head' else dc.replace(run, seconds=0.4 * run.seconds)
         if name == 'flow':
             from ros_pi0_fast.training.draft_training import try_flow
             try_flow(mine, options.work, policy, codec, answers)
             continue
         if name == 'small':
-            mine = dc.replace(run, blocks=1, hidden=256, seconds=0.65 * run.seconds)
+            mine = dc.replace(run, blocks=1, hidden=256, seconds=0.4 * run.seconds)
             arrays, sizes, made = train('head', mine, options.work / 'small', policy, codec, answers)
             save_drafter(out / 'small', 'head', arrays, sizes, made)
             print('small head', made, flush=True)

@@ -85,9 +85,10 @@ def record(run: DraftRun, work: Path, profile: Path, checkpoint: Checkpoint, cod
         pool: Where episodes are simulated and encoded: see workers.worker_pool.
     """
     began = time.monotonic()
+    print('collecting', flush=True)
     shards = collect_expert(
         range(run.first_seed, run.first_seed + run.episodes), work / 'shards', tasks=TASKS,
-        config=EpisodeConfig(first_look_only=0.5, orders=run.orders), run=pool)
+        config=EpisodeConfig(first_look_only=0.5, orders=run.orders), run=pool, progress=lambda n: print(n, flush=True))
     print(f'{run.episodes} scenes: {time.monotonic() - began:.0f} s', flush=True)
     model = Pi0Fast(checkpoint.config, attend=folded)
     params = model.unroll(jax.tree.map(jnp.asarray, checkpoint.params))
