@@ -17,7 +17,7 @@ from pathlib import Path
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.training.workers import worker_pool
 
-DRAFTERS = ('head', 'model', 'ngram', 'flow', 'small')
+DRAFTERS = ('head', 'model', 'ngram')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,20 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with worker_pool(options.workers) as pool:
         answers = record(run, options.work, options.profile, policy, codec, pool)
     out = options.out or run.checkpoint / FOLDER
-    import dataclasses as dc  # TEMPORARY
     for name in options.drafters:
-        mine = run if name == 'head' else dc.replace(run, seconds=0.4 * run.seconds)
-        if name == 'flow':
-            from ros_pi0_fast.training.draft_training import try_flow
-            try_flow(mine, options.work, policy, codec, answers)
-            continue
-        if name == 'small':
-            mine = dc.replace(run, blocks=1, hidden=256, seconds=0.4 * run.seconds)
-            arrays, sizes, made = train('head', mine, options.work / 'small', policy, codec, answers)
-            save_drafter(out / 'small', 'head', arrays, sizes, made)
-            print('small head', made, flush=True)
-            continue
-        arrays, sizes, made = train(name, mine, options.work, policy, codec, answers)
+        arrays, sizes, made = train(name, run, options.work, policy, codec, answers)
         save_drafter(out, name, arrays, sizes, made)
         print(f'{out / name}.npz: {made}', flush=True)
 

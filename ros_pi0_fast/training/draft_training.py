@@ -42,11 +42,11 @@ class DraftRun:
 
     checkpoint: Path = Path('checkpoints/tabletop')
     """The policy's."""
-    episodes: int = 10_000
+    episodes: int = 1250
     """Scenes, of which the first look is kept of half, and all of the rest."""
     first_seed: int = 3_000_000
     """Of the scenes: others than those that the policy learned from."""
-    orders: int = 4
+    orders: int = 8
     """For how many orders each picture is answered."""
     batch: int = 128
     """Pictures that are answered at once."""
@@ -63,12 +63,9 @@ class DraftRun:
     depth: int = 2
     dtype: str = 'bfloat16'
     """Of activations in training."""
-    seconds: float = 0.0
-    """Above 0: the number of steps follows from how fast the first ones are, so that training one
-    drafter takes so long."""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(
-        steps=10_000, batch_size=256, learning_rate=2e-3, warmup_steps=200, weight_decay=2e-2,
-        ema_decay=0.999, steps_per_dispatch=50, checkpoint_every=100_000))
+        steps=8369, batch_size=256, learning_rate=2e-3, warmup_steps=200, weight_decay=2e-2,
+        ema_decay=0.999, steps_per_dispatch=50, checkpoint_every=2000))
     seed: int = 0
 
 
@@ -85,10 +82,9 @@ def record(run: DraftRun, work: Path, profile: Path, checkpoint: Checkpoint, cod
         pool: Where episodes are simulated and encoded: see workers.worker_pool.
     """
     began = time.monotonic()
-    print('collecting', flush=True)
     shards = collect_expert(
         range(run.first_seed, run.first_seed + run.episodes), work / 'shards', tasks=TASKS,
-        config=EpisodeConfig(first_look_only=0.5, orders=run.orders), run=pool, progress=lambda n: print(n, flush=True))
+        config=EpisodeConfig(first_look_only=0.5, orders=run.orders), run=pool)
     print(f'{run.episodes} scenes: {time.monotonic() - began:.0f} s', flush=True)
     model = Pi0Fast(checkpoint.config, attend=folded)
     params = model.unroll(jax.tree.map(jnp.asarray, checkpoint.params))
@@ -144,25 +140,17 @@ def train(name: str, run: DraftRun, work: Path, checkpoint: Checkpoint, codec: P
         sizes = {'gemma': dataclasses.asdict(gemma)}
         wanted = ('columns', 'count', 'prompt', 'prompt_length', 'picture')
     data = {key: answers[key] for key in wanted}
-    state, metrics = descend(run, work / name, loss, params, data, held_out)
+    state, metrics = _descend(run, work / name, loss, params, data, held_out)
     made = {'steps': int(state.step), 'rows': len(data['count']), 'held_out': metrics}
     return flatten(state.ema), sizes, made
 
 
-def descend(run: DraftRun, work: Path, loss: LossFunction, params: Any, data: Mapping[str, Any],
+def _descend(run: DraftRun, work: Path, loss: LossFunction, params: Any, data: Mapping[str, Any],
             held_out: int) -> tuple[TrainState, dict[str, float]]:
     """Train; return the state, and the metrics of the rows that were not learned from."""
     loop = TrainLoop(run.loop, loss, work)
     data, state, rows = loop.put(data), loop.restore(params), len(data['count']) - held_out
-    total = run.loop.steps
-    if run.seconds:
-        # The first dispatch compiles, the second one tells.
-        rates: list[float] = []
-        state = loop.fit(state, data, until=2 * run.loop.steps_per_dispatch, total=10**6,
-                         rows=rows, report=lambda record: rates.append(
-                             record['examples_per_second']))
-        total = int(state.step) + int(run.seconds * rates[-1] / run.loop.batch_size)
-    state = loop.fit(state, data, total=total, report=_say, rows=rows)
+    state = loop.fit(state, data, report=_say, rows=rows)
     loop.close()
     judge = jax.jit(loss)
     batches = [{key: array[start:start + 200] for key, array in data.items()}
@@ -170,18 +158,6 @@ def descend(run: DraftRun, work: Path, loss: LossFunction, params: Any, data: Ma
                    {key: array[rows:] for key, array in data.items()}]
     found = [jax.device_get(judge(state.ema, batch, jax.random.key(0))[1]) for batch in batches]
     return state, {key: float(np.mean([metrics[key] for metrics in found])) for key in found[0]}
-
-
-def try_flow(run, work, checkpoint, codec, answers):
-    from ros_pi0_fast.training import draft_flow
-    data, scale = draft_flow.flow_data(codec, answers)
-    params = draft_flow.init_flow(checkpoint.config, run.blocks, run.hidden, jax.random.key(0))
-    held_out = _held_out(answers)
-    state, metrics = descend(run, work / 'flow', draft_flow.flow_loss(
-        checkpoint.config, run.dtype), params, data, held_out)
-    rows = {key: array[-min(held_out, 600):] for key, array in data.items()}
-    print('flow:', int(state.step), metrics, draft_flow.judge_flow(
-        state.ema, checkpoint.config, codec, scale, rows), flush=True)
 
 
 def _held_out(answers: Mapping[str, Any]) -> int:
