@@ -143,8 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for name, variant in zip(options.variants, variants, strict=True)]
     except ValueError as error:
         parser.error(str(error))
-    for row in tqdm(rows, desc='compile', unit='variant'):
-        row.engine.warm_up()
+    for row, variant in zip(tqdm(rows, desc='compile', unit='variant'), variants, strict=True):
+        if variant.speculative and not variant.draft_length:
+            row.engine.warm_up()  # Measures what lengths cost; others compile on the way.
     drive(rows, options.episodes, seed=options.seed, execute=options.execute)
     print(report(rows))
 
