@@ -13,6 +13,7 @@ import numpy as np
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
 from ros_pi0_fast.accel.drafters import Drafter
+from ros_pi0_fast.accel.matrices import Matrices
 from ros_pi0_fast.accel.pruning import PruningState, Ranking
 from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
@@ -33,7 +34,7 @@ from ros_pi0_fast.engine.stages import Prefill, Resize, Vision, Vocabulary
 from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
-from ros_pi0_fast.model.pi0_fast import Pi0Fast
+from ros_pi0_fast.model.pi0_fast import HEAD_EQUATION, Pi0Fast
 from ros_pi0_fast.types import InferenceStats
 
 CACHES = {'none': LayerCache, 'int8': QuantizedLayerCache}
@@ -171,6 +172,8 @@ class Program:
         candidates = jnp.asarray(codec.fast_to_model(np.arange(codec.fast.vocab_size)), jnp.int32)
         cut = self.choice.variant.cut_head and self.choice.malformed != 'reject'
         head = self._model.head(self.params, candidates) if cut else None
+        if self.choice.variant.matrix_weights and isinstance(head, jax.Array):
+            head = Matrices.of(head, HEAD_EQUATION)  # Else it is transposed in every pass.
         return Vocabulary(
             candidates=candidates, head=head,
             grammar=GrammarTables(count=jnp.asarray(grammar.count),
