@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,9 +30,18 @@ COMPILE_THREAD = 'compile'
 COMPILE_NICENESS = 15
 
 
+@dataclass
+class Past:
+    """What an engine has seen and answered so far, of one robot."""
+
+    pruning: PruningMemory = field(default_factory=PruningMemory)
+    chunk: tuple[str, ActionChunk] | None = None
+    """The last one, if it was valid, and the instruction that it answered."""
+
+
 class Engine:
     """Runs one policy. One inference at a time: callers with several threads must take turns.
-    With pruning on, observations are those of one robot: what it saw before counts.
+    What was seen before counts, with pruning or a drafter: see `past`.
 
     What is asked for by `request` is compiled in a thread of its own, while what ran before goes
     on; the swap is between two inferences. Should it fail, what ran before stays.
@@ -65,9 +74,9 @@ class Engine:
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
         self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(
             key in codec.profile.cameras for key in checkpoint.config.camera_keys))
-        self._memory = PruningMemory()
+        self.past = Past()
+        """Of the robot whose observations come; another one here goes on with another robot."""
         self._speculation = Speculation.load(checkpoint.folder, self.model, codec)
-        self._last: tuple[str, ActionChunk] | None = None
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
         self._programs: dict[Choice, Program] = {}
@@ -233,21 +242,22 @@ class Engine:
         encoded = self._codec.encode(observation)
         drafter = program.decoding.drafter(self._chunk_before(observation), observation)
         preprocess_ms = clock.lap()
-        ids, stats = program.run(encoded, clock, self._memory, observation.instruction, drafter)
+        ids, stats = program.run(encoded, clock, self.past.pruning, observation.instruction,
+                                 drafter)
         self._notice_shapes(encoded, program)
         actions, reason = self._actions(ids, encoded, program)
         stats = replace(stats, preprocess_ms=preprocess_ms, postprocess_ms=clock.lap(),
                         total_ms=clock.total)
         chunk = ActionChunk(actions=actions, valid=not reason, reason=reason, token_ids=ids,
                             stamp_ns=observation.stamp_ns, stats=stats)
-        self._last = (observation.instruction, chunk) if chunk.valid else None
+        self.past.chunk = (observation.instruction, chunk) if chunk.valid else None
         return chunk
 
     def _chunk_before(self, observation: Observation) -> ActionChunk | None:
         """Return the last chunk, if it was for the same instruction."""
-        if self._last is None or self._last[0] != observation.instruction:
+        if self.past.chunk is None or self.past.chunk[0] != observation.instruction:
             return None
-        return self._last[1]
+        return self.past.chunk[1]
 
     def _swap(self) -> Program:
         """Return the program to run: the one that is wanted as soon as it is there."""
