@@ -28,6 +28,7 @@ from ros_pi0_fast.engine.choice import MALFORMED
 from ros_pi0_fast.engine.compiler import enable_persistent_cache
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.variant import Variant, VariantError
 from ros_pi0_fast.evaluation.bag_gate import Tolerance, load_baseline, regressions
 from ros_pi0_fast.evaluation.bag_reader import FRESHNESS, Inputs
 from ros_pi0_fast.evaluation.bag_replay import Replay, ReplayConfig
@@ -41,10 +42,11 @@ from ros_pi0_fast.evaluation.bag_report import (
     summary_lines,
     write_report,
 )
-from ros_pi0_fast.evaluation.bag_variants import DEFAULT, REFERENCE_NAME, parse_variants
+from ros_pi0_fast.evaluation.bag_variants import DEFAULT, parse_variants
 from ros_pi0_fast.evaluation.machine import describe_machine
 from ros_pi0_fast.node.observation import Freshness
 from ros_pi0_fast.share import share_folder
+from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 RUN = 'run.json'
 INTERRUPTED = 130
@@ -52,12 +54,20 @@ INTERRUPTED = 130
 
 
 class Interrupt:
-    """Ctrl-C ends a replay after the observation that runs; a second one at once."""
+    """Ctrl-C ends a replay after the observation that runs; a second one at once. A context
+    manager."""
 
     def __init__(self) -> None:
         self.came = False
-        signal.signal(signal.SIGINT, self._note)
-        signal.signal(signal.SIGTERM, self._note)
+        self._before = {number: signal.signal(number, self._note)
+                        for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __enter__(self) -> Interrupt:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
         if self.came:
@@ -160,6 +170,15 @@ def _begin(out: Path, settings: dict[str, Any], *, restart: bool) -> dict[str, A
     return before
 
 
+def _engine(checkpoint: Checkpoint, codec: PolicyCodec, variants: Sequence[Variant],
+            malformed: str) -> Engine:
+    """Return an engine with the first variant for which the checkpoint has weights."""
+    for variant in variants:
+        with suppress(VariantError):
+            return Engine(checkpoint, codec, variant=variant, malformed=malformed)
+    return Engine(checkpoint, codec, malformed=malformed)
+
+
 def _replay(options: argparse.Namespace, config: ReplayConfig, profile: RobotProfile,
             settings: dict[str, Any], interrupt: Interrupt) -> tuple[Facts, PolicyCodec]:
     """Replay what is left of the bag."""
@@ -172,8 +191,7 @@ def _replay(options: argparse.Namespace, config: ReplayConfig, profile: RobotPro
         if facts.complete:
             return replace(facts, budget_ms=options.budget_ms), codec
     variants = parse_variants(options.variants)
-    engine = Engine(checkpoint, codec, variant=variants[REFERENCE_NAME],
-                    malformed=options.malformed)
+    engine = _engine(checkpoint, codec, list(variants.values()), options.malformed)
     replay = Replay(config, profile, engine, variants, lambda: interrupt.came)
     complete = replay.run()
     facts = Facts(
@@ -208,8 +226,8 @@ def run(options: argparse.Namespace) -> int:
     profile = RobotProfile.load(options.robot)
     with suppress(OSError):  # Then every run compiles.
         enable_persistent_cache(options.compilation_cache.expanduser())
-    interrupt = Interrupt()
-    facts, codec = _replay(options, config, profile, settings, interrupt)
+    with Interrupt() as interrupt:
+        facts, codec = _replay(options, config, profile, settings, interrupt)
     if not (config.out / CHUNKS).exists():
         print('ended before the first observation was answered', file=sys.stderr)
         return INTERRUPTED

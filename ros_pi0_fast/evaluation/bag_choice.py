@@ -20,7 +20,8 @@ class Candidate:
     ms: float
     """Its time, PERCENTILE."""
     loss: float
-    """Mean action error against the reference, over the actions' ranges."""
+    """Mean action error against the reference, over the actions' ranges; where there is no
+    reference, against what the bag says was done."""
     sound: bool
     """As many of its chunks are valid as of the reference's."""
 
@@ -35,12 +36,12 @@ class Decision:
 
 
 def candidates(variants: Mapping[str, Mapping[str, Any]], reference: str) -> list[Candidate]:
-    """Return the variants that were measured against the reference, in their order."""
+    """Return the variants whose loss was measured, in their order."""
     base = variants.get(reference)
     share = base['valid'] / base['chunks'] if base else 0
     found = []
     for name, figures in variants.items():
-        error = figures['error_reference']
+        error = figures['error_reference' if base else 'error_recorded']
         if figures['latency'] is None or (error is None and figures['valid']):
             continue
         found.append(Candidate(
@@ -55,7 +56,9 @@ def decide(choices: list[Candidate], budget_ms: float) -> Decision:
     sound = [each for each in choices if each.sound]
     fitting = [each for each in sound if each.ms <= budget_ms]
     if not sound:
-        return Decision(variant=None, why='no variant gave valid chunks')
+        return Decision(variant=None, why=(
+            'no variant gave as many valid chunks as the reference' if choices else
+            'there is neither a reference nor a recording to measure a loss against'))
     if not fitting:
         fastest = min(sound, key=lambda each: each.ms)
         return Decision(variant=None, why=(
@@ -64,9 +67,6 @@ def decide(choices: list[Candidate], budget_ms: float) -> Decision:
     least = min(each.loss for each in fitting)
     best = min((each for each in fitting if each.loss <= least + SAME_LOSS),
                key=lambda each: each.ms)
-    loss = ('the actions of the reference' if best.loss <= SAME_LOSS else
-            f'actions that differ from those of the reference by {100 * best.loss:.2f} % of '
-            'their range')
     return Decision(variant=best.name, why=(
-        f'{PERCENTILE} {best.ms:.1f} ms, and {loss}: the smallest loss among the '
-        f'{len(fitting)} of {len(choices)} variants that fit into {budget_ms:g} ms'))
+        f'{PERCENTILE} {best.ms:.1f} ms, error {100 * best.loss:.2f} % of the range of the '
+        f'actions: the smallest among the {len(fitting)} of {len(choices)} variants that fit'))

@@ -42,8 +42,8 @@ input.addEventListener('input',()=>{
   box.classList.toggle('none',!best);
   document.getElementById('which').textContent=best?'Run '+best.name:'No variant fits';
   document.getElementById('why').textContent=best?
-    'p95 '+best.ms.toFixed(1)+' ms, error '+(100*best.loss).toFixed(2)+' % of the range'+
-    ' against the reference: the smallest loss among the '+fit.length+' that fit':
+    'p95 '+best.ms.toFixed(1)+' ms, error '+(100*best.loss).toFixed(2)+' % of the range of the'+
+    ' actions: the smallest among the '+fit.length+' of '+all.length+' variants that fit':
     (fastest?'the fastest is '+fastest.name+': p95 '+fastest.ms.toFixed(1)+' ms':'');
   document.querySelectorAll('tr[data-name]').forEach(
     r=>r.classList.toggle('chosen',!!best&&r.dataset.name===best.name));

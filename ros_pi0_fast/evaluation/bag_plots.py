@@ -75,7 +75,7 @@ def _tradeoff(report: Report, figure: Figure) -> bool:
     axes.tick_params(axis='x', which='minor', labelsize=8)
     axes.set_xlabel('p95 of an inference, ms (logarithmic)')
     axes.set_ylabel("error against the reference,\n% of the actions' range")
-    axes.legend(fontsize=9, loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _legend(figure, axes)
     return True
 
 
@@ -102,7 +102,7 @@ def _stages(report: Report, figure: Figure) -> bool:
     axes.invert_yaxis()
     axes.set_xlabel('ms; bars: medians of the stages')
     axes.grid(axis='y', visible=False)
-    axes.legend(fontsize=9, loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _legend(figure, axes)
     return True
 
 
@@ -124,7 +124,14 @@ def _panels(report: Report, figure: Figure, draw: Callable[[Axes, str], None]) -
         axes.set_title(title, fontsize=10)
         axes.set_ylabel('% of the range')
         axes.set_ylim(bottom=0)
+    _legend(figure, axes)
     return True
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Say beside the plots which colour is which."""
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=9, frameon=False,
+                  loc='outside right center')
 
 
 def _lines(report: Report, key: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -140,8 +147,6 @@ def _by_step(report: Report, figure: Figure) -> bool:
             axes.plot(1 + np.arange(len(values)), values, marker='.', label=name,
                       color=colour(report, name))
         axes.set_xlabel('step')
-        if axes.lines:
-            axes.legend(fontsize=8)
 
     return _panels(report, figure, draw)
 
@@ -161,6 +166,7 @@ def _seams(report: Report, figure: Figure) -> bool:
     axes = figure.subplots()
     _bars(axes, report, rows)
     axes.set_ylabel('mean, % of the range')
+    _legend(figure, axes)
     return True
 
 
@@ -174,5 +180,3 @@ def _bars(axes: Axes, report: Report, rows: Sequence[tuple[str, Sequence[float]]
                  color=colour(report, name))
     axes.set_xticks(places, report['names'], rotation=20 if len(places) > 4 else 0)
     axes.grid(axis='x', visible=False)
-    if rows:
-        axes.legend(fontsize=8)

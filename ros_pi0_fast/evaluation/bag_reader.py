@@ -90,6 +90,7 @@ class BagReader:
     def __init__(self, path: Path, profile: RobotProfile, inputs: Inputs | None = None, *,
                  salvage: bool = False):
         self.inputs = inputs or Inputs()
+        self._profile = profile
         self.notes: list[str] = []
         """What is unusual about the topics, in words."""
         self.assembler = ObservationAssembler(profile, self.inputs.freshness)
@@ -122,11 +123,14 @@ class BagReader:
         if not self.inputs.instruction:
             wanted[self._instruction] = KINDS[INSTRUCTION]
         self._require(wanted)
+        if len(wanted) < len(self._profile.cameras) + 1 + (not self.inputs.instruction):
+            raise BagError(f'{self.file.path}: {", ".join(wanted)}: one topic for two inputs, '
+                           'expected one for each: see --remap')
         for name, kinds in wanted.items():
             kind = self.file.topics[name].kind
             if kind not in kinds:
                 raise BagError(f'{self.file.path}: {name}: found {kind}, expected '
-                               f'{" or ".join(kinds)}{self._others(name, kinds)}')
+                               f'{" or ".join(kinds)}{self._others(wanted, name)}')
         for name, (key, transport) in self._cameras.items():
             found = TRANSPORTS[self.file.topics[name].kind]
             if found != transport:
@@ -141,15 +145,16 @@ class BagReader:
             return
         named = []
         for topic in missing:
-            near = difflib.get_close_matches(topic, there, 1)
-            named.append(topic + (f' (near: {near[0]})' if near
-                                  else self._others(topic, wanted[topic])))
+            near = difflib.get_close_matches(topic, [each for each in there if each not in wanted])
+            named.append(topic + (f' (near: {", ".join(near)})' if near
+                                  else self._others(wanted, topic)))
         raise BagError(f'{self.file.path}: has no {", ".join(named)}; it has '
                        f'{", ".join(there) or "no topic"}')
 
-    def _others(self, topic: str, kinds: tuple[str, ...]) -> str:
-        """Return which topics have one of these types instead."""
-        found = [each.name for each in self.file.topics.values() if each.kind in kinds]
+    def _others(self, wanted: Mapping[str, tuple[str, ...]], topic: str) -> str:
+        """Return which topics, beside those that are wanted, have the type of one of them."""
+        found = [each.name for each in self.file.topics.values()
+                 if each.kind in wanted[topic] and each.name not in wanted]
         return f' (of that type: {", ".join(found)})' if found else ''
 
     # --- what the node would have known --------------------------------------------------
@@ -193,7 +198,7 @@ class BagReader:
             if self.clocks_apart_s is None and hasattr(message, 'header'):
                 self.clocks_apart_s = (stamp_ns(message) - time_ns) / 1e9
             end = time_ns
-        while due is not None and due <= end:
+        while due is not None and due < end + period_ns:  # What came last is seen, too.
             yield from self._tick(due)
             due += period_ns
 

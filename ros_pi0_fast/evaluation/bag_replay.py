@@ -50,7 +50,7 @@ class Replay:
     Args:
         config: What to replay.
         profile: The robot.
-        engine: Of the policy, whose variant is the reference's.
+        engine: Of the policy.
         variants: By name.
         stopped: Tells whether to end early.
     """
@@ -86,7 +86,7 @@ class Replay:
             ticks = self._progress(reader, reader.ticks(config.rate_hz))
             complete, counts = self._run(stack, ticks, reader, actions)
             self.facts = self._describe(reader, topic, counts)
-        if not counts['observations']:
+        if complete and not counts['observations']:
             raise BagError(self._nothing(reader))
         return complete
 
@@ -118,8 +118,11 @@ class Replay:
                 continue
             if out is None:
                 self.runners.prepare(tick.observation, self._compiling)
-                if self._stopped() or REFERENCE_NAME not in self.runners.ready:
+                if self._stopped():
                     return False, counts
+                if not self.runners.ready:
+                    raise ValueError('no variant can run: ' + '; '.join(
+                        f'{name}: {reason}' for name, reason in self.runners.failed.items()))
                 out = stack.enter_context(_Outputs(self, actions is not None))
             index = counts['observations']
             for key, picture in tick.observation.images.items():
@@ -146,10 +149,10 @@ class Replay:
                  for name, chunk, compiled in self.runners.run(observation, index)}
         return {name: found[name] for name in self.runners.ready}
 
-    def draw(self, tick: Tick, name: str, chunk: ActionChunk, reference: ActionChunk,
+    def draw(self, tick: Tick, name: str, chunk: ActionChunk, reference: ActionChunk | None,
              recorded: np.ndarray | None) -> np.ndarray:
         """Return the picture of a chunk."""
-        beside = reference.actions if reference.valid and name != REFERENCE_NAME else None
+        beside = reference.actions if reference and reference.valid else None
         return self._overlay.draw(tick.observation, chunk, title=name, reference=beside,
                                   recorded=recorded)
 
@@ -185,8 +188,7 @@ class Replay:
         if abs(apart) > CLOCKS_APART_S:
             damage += (f'; stamps are {apart:.3f} s from the times of recording: try --time '
                        'header')
-        failed = self.runners.failed.get(REFERENCE_NAME, '')
-        return text + damage + (f'; {REFERENCE_NAME} cannot run: {failed}' if failed else '')
+        return text + damage
 
 
 class _Outputs:
@@ -218,7 +220,7 @@ class _Outputs:
             rows.append(Row(stamp_ns=seen.stamp_ns, instruction=seen.instruction,
                             variant=RECORDED, valid=bool(np.isfinite(recorded).any()),
                             actions=recorded.reshape(-1), **same))
-        reference = answers[REFERENCE_NAME][0]
+        reference = answers.get(REFERENCE_NAME, (None, 0))[0]
         for name, (chunk, _) in answers.items():
             self._bag.write_chunk(name, tick.time_ns, chunk, sequence=index + 1,
                                   instruction=seen.instruction)
