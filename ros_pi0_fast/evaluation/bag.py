@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from ros_pi0_fast.engine.compiler import enable_persistent_cache
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import Variant, VariantError
+from ros_pi0_fast.evaluation.bag_actions import find_actions
 from ros_pi0_fast.evaluation.bag_gate import Tolerance, load_baseline, regressions
-from ros_pi0_fast.evaluation.bag_reader import FRESHNESS, Inputs
+from ros_pi0_fast.evaluation.bag_reader import FRESHNESS, BagReader, Inputs
 from ros_pi0_fast.evaluation.bag_replay import Replay, ReplayConfig
 from ros_pi0_fast.evaluation.bag_report import (
     CHUNKS,
@@ -88,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--text-tokenizer', type=Path, help='where the checkpoint has none')
     add('--fast-tokenizer', type=Path, help='where the checkpoint has none')
     add('--variants', nargs='+', default=[','.join(DEFAULT)], metavar='NAMES',
-        help='with commas between them; beside these, field=value,… (default: %(default)s)')
+        help=f'with commas between them: {", ".join(DEFAULT)} (all of these by default), the '
+        'name of one gain, or field=value,field=value')
     add('--out', type=Path, help='folder to write (default: out/<name of the bag>)')
     add('--restart', action='store_true', help='forget what is in --out')
     add('--rate-hz', type=float, default=5.0, help='how often the node asks (default: 5)')
@@ -180,8 +182,10 @@ def _engine(checkpoint: Checkpoint, codec: PolicyCodec, variants: Sequence[Varia
 
 
 def _replay(options: argparse.Namespace, config: ReplayConfig, profile: RobotProfile,
-            settings: dict[str, Any], interrupt: Interrupt) -> tuple[Facts, PolicyCodec]:
-    """Replay what is left of the bag."""
+            settings: dict[str, Any], stack: ExitStack) -> tuple[Facts, PolicyCodec]:
+    """Replay what is left of the bag. What can be told early is: weights take long to load."""
+    reader = stack.enter_context(BagReader(config.bag, profile, config.inputs, salvage=True))
+    find_actions(reader.file.topics, config.actions)
     checkpoint, codec = load_policy(
         options.checkpoint, profile, text_tokenizer=options.text_tokenizer,
         fast_tokenizer=options.fast_tokenizer)
@@ -192,7 +196,8 @@ def _replay(options: argparse.Namespace, config: ReplayConfig, profile: RobotPro
             return replace(facts, budget_ms=options.budget_ms), codec
     variants = parse_variants(options.variants)
     engine = _engine(checkpoint, codec, list(variants.values()), options.malformed)
-    replay = Replay(config, profile, engine, variants, lambda: interrupt.came)
+    interrupt = stack.enter_context(Interrupt())
+    replay = Replay(config, reader, profile, engine, variants, lambda: interrupt.came)
     complete = replay.run()
     facts = Facts(
         bag={**replay.facts, 'checkpoint': str(options.checkpoint),
@@ -226,8 +231,8 @@ def run(options: argparse.Namespace) -> int:
     profile = RobotProfile.load(options.robot)
     with suppress(OSError):  # Then every run compiles.
         enable_persistent_cache(options.compilation_cache.expanduser())
-    with Interrupt() as interrupt:
-        facts, codec = _replay(options, config, profile, settings, interrupt)
+    with ExitStack() as stack:
+        facts, codec = _replay(options, config, profile, settings, stack)
     if not (config.out / CHUNKS).exists():
         print('ended before the first observation was answered', file=sys.stderr)
         return INTERRUPTED
@@ -247,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         print(f'evaluate_bag: {error}', file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:  # Before there was anything to report, or the second one.
+        status = INTERRUPTED
     sys.exit(status)
 
 

@@ -49,15 +49,17 @@ class Replay:
 
     Args:
         config: What to replay.
+        reader: Of its bag.
         profile: The robot.
         engine: Of the policy.
         variants: By name.
         stopped: Tells whether to end early.
     """
 
-    def __init__(self, config: ReplayConfig, profile: RobotProfile, engine: Engine,
-                 variants: Mapping[str, Variant], stopped: Callable[[], bool]):
+    def __init__(self, config: ReplayConfig, reader: BagReader, profile: RobotProfile,
+                 engine: Engine, variants: Mapping[str, Variant], stopped: Callable[[], bool]):
         self.config, self.profile = config, profile
+        self._reader = reader
         self.runners = Runners(engine, dict(variants))
         self.facts: dict[str, Any] = {}
         """About the bag, for the report."""
@@ -73,19 +75,17 @@ class Replay:
             BagError: nothing of the bag can be evaluated.
             ValueError: there are no such actions, or the folder has the rows of another run.
         """
-        config = self.config
+        reader, config = self._reader, self.config
+        topic = find_actions(reader.file.topics, config.actions)
+        if not topic:
+            self._notes.append('the bag has no actions on a usual topic (name it with '
+                               '--actions): errors are against the reference only')
         with ExitStack() as stack:
-            reader = stack.enter_context(
-                BagReader(config.bag, self.profile, config.inputs, salvage=True))
-            topic = find_actions(reader.file.topics, config.actions)
-            if not topic:
-                self._notes.append('the bag has no actions on a usual topic (name it with '
-                                   '--actions): errors are against the reference only')
             actions = stack.enter_context(RecordedActions(
                 config.bag, topic, self.profile)) if topic else None
             ticks = self._progress(reader, reader.ticks(config.rate_hz))
             complete, counts = self._run(stack, ticks, reader, actions)
-            self.facts = self._describe(reader, topic, counts)
+        self.facts = self._describe(reader, topic, counts)
         if complete and not counts['observations']:
             raise BagError(self._nothing(reader))
         return complete
@@ -93,18 +93,15 @@ class Replay:
     # --- going through the bag -----------------------------------------------------------
 
     def _progress(self, reader: BagReader, ticks: Iterable[Tick]) -> Iterator[Tick]:
-        start = reader.file.start_ns
-        with tqdm(total=round((reader.file.end_ns - start) / 1e9, 1), unit='s', desc='replay',
-                  bar_format='{l_bar}{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<'
-                             '{remaining}]') as bar:
+        total = (reader.file.end_ns - reader.file.start_ns) / 1e9
+        with tqdm(total=total, unit='s', desc='replay', bar_format=(
+                '{l_bar}{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<{remaining}]')) as bar:
             first = None
             for tick in ticks:
                 first = tick.time_ns if first is None else first
-                bar.n = min((tick.time_ns - first) / 1e9, bar.total)
-                bar.refresh() if bar.n >= bar.total else bar.update(0)
+                bar.update(min((tick.time_ns - first) / 1e9, total) - bar.n)
                 yield tick
-            bar.n = bar.total
-            bar.refresh()
+            bar.update(total - bar.n)
 
     def _run(self, stack: ExitStack, ticks: Iterable[Tick], reader: BagReader,
              actions: RecordedActions | None) -> tuple[bool, dict[str, int]]:
