@@ -12,6 +12,7 @@ import numpy as np
 
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.evaluation.bag_file import BagError, BagFile, Topic
+from ros_pi0_fast.evaluation.bag_reader import by_header
 from ros_pi0_fast.node.conversions import stamp_ns
 
 USUAL = ('/joint_command', '/joint_commands', '/joint_trajectory', '/action_chunk')
@@ -50,20 +51,28 @@ class RecordedActions:
         topic: Of the actions: a JointState (by name, its position, velocity or effort by the
             unit of the action), a JointTrajectory, an ActionChunk or a Float64MultiArray.
         profile: The robot.
+        stamps: Messages come at their stamps: see Inputs.by_header.
 
     Raises:
-        BagError: the bag cannot be opened, or messages do not hold the robot's actions.
+        BagError: the bag cannot be opened, or a message does not hold the robot's actions; of
+            the first one that is told here.
     """
 
-    def __init__(self, path: Path, topic: str, profile: RobotProfile):
+    def __init__(self, path: Path, topic: str, profile: RobotProfile, *, stamps: bool = False):
         self._file = BagFile(path, salvage=True)
         self._topic, self._profile = topic, profile
         self._read = _READERS[self._file.topics[topic].kind]
         self._period_ns = round(1e9 / profile.control_rate_hz)
         self._samples: deque[Sample] = deque()
-        self._messages = self._file.messages([topic])
+        messages = self._file.messages([topic])
+        self._messages = by_header(messages) if stamps else messages
         self._until_ns = -math.inf
         """Messages up to this time were read."""
+        try:
+            self._read_one()
+        except BagError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> RecordedActions:
         return self
@@ -94,16 +103,18 @@ class RecordedActions:
 
     def _read_until(self, time_ns: int) -> None:
         while self._until_ns <= time_ns:
-            found = next(self._messages, None)
-            if found is None:
-                self._until_ns = math.inf
-                return
-            _, self._until_ns, message = found
-            try:
-                self._add(self._until_ns, list(self._read(message, self._until_ns,
-                                                          self._profile)))
-            except (ValueError, KeyError) as error:
-                raise BagError(f'{self._topic}: {error}') from error
+            self._read_one()
+
+    def _read_one(self) -> None:
+        found = next(self._messages, None)
+        if found is None:
+            self._until_ns = math.inf
+            return
+        _, self._until_ns, message = found
+        try:
+            self._add(self._until_ns, list(self._read(message, self._until_ns, self._profile)))
+        except (ValueError, KeyError) as error:
+            raise BagError(f'{self._file.path}: {self._topic}: {error}') from error
 
     def _add(self, now_ns: int, samples: list[Sample]) -> None:
         """Take actions that were commanded now: they replace what was planned for later."""

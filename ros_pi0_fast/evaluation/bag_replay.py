@@ -76,19 +76,36 @@ class Replay:
             ValueError: there are no such actions, or the folder has the rows of another run.
         """
         reader, config = self._reader, self.config
-        topic = find_actions(reader.file.topics, config.actions)
-        if not topic:
-            self._notes.append('the bag has no actions on a usual topic (name it with '
-                               '--actions): errors are against the reference only')
         with ExitStack() as stack:
-            actions = stack.enter_context(RecordedActions(
-                config.bag, topic, self.profile)) if topic else None
+            topic = find_actions(reader.file.topics, config.actions)
+            actions = self._open_actions(topic)
+            if actions is not None:
+                stack.enter_context(actions)
             ticks = self._progress(reader, reader.ticks(config.rate_hz))
             complete, counts = self._run(stack, ticks, reader, actions)
         self.facts = self._describe(reader, topic, counts)
         if complete and not counts['observations']:
             raise BagError(self._nothing(reader))
         return complete
+
+    def _open_actions(self, topic: str) -> RecordedActions | None:
+        """Return what was done; None where the bag does not say, which is noted.
+
+        Raises:
+            BagError: the topic was named, and does not say it.
+        """
+        without = 'errors are against the reference only (name a topic with --actions)'
+        if not topic:
+            self._notes.append(f'the bag has no actions on a usual topic: {without}')
+            return None
+        try:
+            return RecordedActions(self.config.bag, topic, self.profile,
+                                   stamps=self.config.inputs.by_header)
+        except BagError as error:
+            if self.config.actions:
+                raise
+            self._notes.append(f'{error}: {without}')
+            return None
 
     # --- going through the bag -----------------------------------------------------------
 
@@ -113,26 +130,37 @@ class Replay:
             counts['ticks'] += 1
             if tick.observation is None:
                 continue
-            if out is None:
-                self.runners.prepare(tick.observation, self._compiling)
-                if self._stopped():
-                    return False, counts
-                if not self.runners.ready:
-                    raise ValueError('no variant can run: ' + '; '.join(
-                        f'{name}: {reason}' for name, reason in self.runners.failed.items()))
-                out = stack.enter_context(_Outputs(self, actions is not None))
-            index = counts['observations']
-            for key, picture in tick.observation.images.items():
-                self._sizes[key].add(picture.shape[:2])
-            recorded = actions.window(tick.observation.stamp_ns) if actions else None
-            if index > out.last_index:
-                try:
-                    out.write(tick, index, self._answers(tick.observation, index), recorded)
-                except ObservationError as error:
-                    reader.assembler.refuse(f'bad observation: {error}')
-                    continue
+            try:
+                if out is None:
+                    out = self._begin(tick, actions is not None)
+                    if out is None:
+                        return False, counts
+                    stack.enter_context(out)
+                self._answer(tick, counts['observations'], out, actions)
+            except ObservationError as error:
+                reader.assembler.refuse(f'bad observation: {error}')
+                continue
             counts['observations'] += 1
         return True, counts
+
+    def _begin(self, tick: Tick, has_actions: bool) -> _Outputs | None:
+        """Compile the variants and open the files; None where that was interrupted."""
+        self.runners.prepare(tick.observation, self._compiling)
+        if self._stopped():
+            return None
+        if not self.runners.ready:
+            raise ValueError('no variant can run: ' + '; '.join(
+                f'{name}: {reason}' for name, reason in self.runners.failed.items()))
+        return _Outputs(self, has_actions)
+
+    def _answer(self, tick: Tick, index: int, out: _Outputs,
+                actions: RecordedActions | None) -> None:
+        """Have an observation answered, unless that was done before."""
+        for key, picture in tick.observation.images.items():
+            self._sizes[key].add(picture.shape[:2])
+        recorded = actions.window(tick.observation.stamp_ns) if actions else None
+        if index > out.last_index:
+            out.write(tick, index, self._answers(tick.observation, index), recorded)
 
     def _compiling(self, names: Sequence[str]) -> Iterator[str]:
         for name in tqdm(names, desc='compile', unit='variant', leave=False):

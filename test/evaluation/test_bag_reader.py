@@ -88,6 +88,11 @@ def test_by_header_messages_come_at_their_stamps(bag, tabletop_profile, expected
 
     late = rewrite(bag, tmp_path / 'late', change=later)
     assert_same(observations(late, tabletop_profile, by_header=True), expected)
+    windows = []
+    for path, stamps in ((bag, False), (late, True)):
+        with RecordedActions(path, '/joint_command', tabletop_profile, stamps=stamps) as actions:
+            windows.append([actions.window(each.stamp_ns) for each in expected])
+    np.testing.assert_array_equal(windows[0], windows[1])
     found, reader = ticks(late, tabletop_profile)
     assert not any(tick.observation for tick in found)
     assert abs(reader.clocks_apart_s) > 49
@@ -109,6 +114,14 @@ def test_actions_are_those_of_the_rows_times(bag, tabletop_profile, expected):
         else:
             np.testing.assert_array_equal(first[row], command)
     assert sum(command is not None for command in known) > 3
+
+
+def test_actions_of_another_robot_are_told(bag, tabletop_profile):
+    actions = dataclasses.replace(tabletop_profile.actions,
+                                  names=('a', 'shoulder', 'elbow', 'wrist_pitch', 'gripper'))
+    with pytest.raises(BagError, match='/joint_command: found no a among base_yaw, shoulder'):
+        RecordedActions(bag, '/joint_command',
+                        dataclasses.replace(tabletop_profile, actions=actions))
 
 
 def test_chunks_are_actions_until_the_next_one(bag, tabletop_profile, expected):
