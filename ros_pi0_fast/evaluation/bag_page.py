@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ros_pi0_fast.evaluation.bag_choice import SAME_LOSS
@@ -24,7 +25,7 @@ h1{font-size:1.35rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:12.5px;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .5rem;text-align:right;border-bottom:1px solid #e4e7ea;white-space:nowrap}
-th{color:#556;font-weight:600;vertical-align:bottom}
+th{color:#556;font-weight:600;vertical-align:bottom;white-space:normal}
 td:first-child,th:first-child{text-align:left}
 tr.chosen td{background:#e7f5e7;font-weight:600}
 svg{width:100%;max-width:1000px;height:auto}
@@ -78,7 +79,7 @@ def _subtitle(report: Report) -> str:
     return escape(
         f'{bag["duration_s"]:.1f} s, {bag["messages"]} messages, {report["observations"]} '
         f'observations at {bag["rate_hz"]:g} Hz; robot {bag["robot"]}; checkpoint '
-        f'{bag["checkpoint"]}; {report["machine"]["device"]}')
+        f'{Path(bag["checkpoint"]).name}; {report["machine"]["device"]}')
 
 
 def _answer(report: Report) -> str:
@@ -135,7 +136,7 @@ COLUMNS: dict[str, Cell] = {
     'speedup': lambda each: _number(each['speedup'], '.2f'),
     'late': lambda each: f'{each["deadline_misses"]} of {each["timed"]}',
     'tokens agree': lambda each: _share(each['token_agreement']),
-    'identical': lambda each: _number(each['identical'], 'd'),
+    'same chunks': lambda each: _number(each['identical'], 'd'),
     'error, reference': _relative('error_reference'),
     'error, bag': _relative('error_recorded'), 'seam': _relative('seam'),
     'tokens': lambda each: _number(each['tokens']), 'passes': lambda each: _number(each['passes']),

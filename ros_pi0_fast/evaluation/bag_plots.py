@@ -72,7 +72,7 @@ def _tradeoff(report: Report, figure: Figure) -> bool:
     ticks = ScalarFormatter()
     axes.xaxis.set_major_formatter(ticks)
     axes.xaxis.set_minor_formatter(ticks)
-    axes.tick_params(axis='x', which='minor', labelsize=8)
+    axes.tick_params(axis='x', which='both', labelsize=9)
     axes.set_xlabel('p95 of an inference, ms (logarithmic)')
     axes.set_ylabel("error against the reference,\n% of the actions' range")
     _legend(figure, axes)
