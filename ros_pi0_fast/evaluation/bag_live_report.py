@@ -63,7 +63,8 @@ def write_live_report(out: Path, rows: Sequence[Row], profile: RobotProfile,
         notes += bag.damage
     missing = sum(row.stamp_ns not in references for row in rows) if references else 0
     if missing:
-        notes.append(f'{missing} chunks answer observations that the offline replay did not have')
+        notes.append(f'{missing} of {len(rows)} chunks answer observations that the offline '
+                     'replay did not have: let it ask (--rate-hz) as often as pictures come')
     _write(chunks, rows, references, RecordedActions(source.bag, topic, profile) if topic
            else None)
     period_ms = 1e3 / source.rate_hz
@@ -73,7 +74,8 @@ def write_live_report(out: Path, rows: Sequence[Row], profile: RobotProfile,
              'checkpoint': str(source.checkpoint), 'refused': dict(source.refused),
              'notes': notes, 'mode': 'live'},
         machine=describe_machine(), compiled={}, failed={}, names=profile.actions.names,
-        units=profile.actions.units, budget_ms=period_ms, complete=source.complete),
+        units=profile.actions.units, budget_ms=period_ms, complete=source.complete,
+        reference_ran=any(row.variant == REFERENCE_NAME for row in rows)),
         scales_of(codec, period_ms))
     write_report(out, report)
     return [*summary_lines(report), *(f'note: {note}' for note in notes), str(out / PAGE)]

@@ -38,6 +38,8 @@ class Facts:
     budget_ms: float
     complete: bool
     """The whole bag was replayed."""
+    reference_ran: bool = True
+    """The reference is a choice, too; else its rows are from elsewhere, to compare with."""
 
 
 def scales_of(codec: PolicyCodec, deadline_ms: float) -> Scales:
@@ -59,7 +61,8 @@ def build_report(chunks: Path, facts: Facts, scales: Scales) -> dict[str, Any]:
     variants = summarize(read_groups(chunks, damaged=True), scales)
     for name, figures in variants.items():
         figures.update(facts.compiled.get(name, {}))
-    choices = candidates(variants, REFERENCE_NAME)
+    choices = [each for each in candidates(variants, REFERENCE_NAME)
+               if facts.reference_ran or each.name != REFERENCE_NAME]
     report = {
         'format': FORMAT, **asdict(facts), 'variants': variants,
         'deadline_ms': scales.deadline_ms, 'horizon': scales.horizon,

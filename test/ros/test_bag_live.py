@@ -63,6 +63,7 @@ def test_offline_and_live_agree(bag, random_checkpoint, begin, ros2_program, tmp
         np.testing.assert_array_equal(np.array(row['actions'].split(), np.float32),
                                       np.array(offline[stamp_ns]['actions'].split(), np.float32))
     report = json.loads((tmp_path / 'live' / 'report.json').read_text('utf-8'))
+    assert report['choice']['variant'] == 'engine' and not report['bag']['notes']
     figures = report['variants']['engine']
     assert figures['error_reference']['largest'] == [0.0] * 5
     assert figures['error_recorded']['chunks'] and figures['token_agreement'] is None
