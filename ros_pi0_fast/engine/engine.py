@@ -27,13 +27,13 @@ from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 KEPT_SHAPES = 8
 """Sizes of pictures that resizing on the device is compiled for."""
-KEPT_PROGRAMS = 6
-"""Variants that stay compiled, those that ran last."""
+KEPT_VARIANTS = 6
+"""See Engine; what a node keeps."""
 
 
 class Engine:
     """Runs one policy. One inference at a time: callers with several threads must take turns.
-    With pruning on, observations are those of one robot: what it saw before counts.
+    What was seen before counts, with pruning or a drafter: see `memory`.
 
     What is asked for by `request` is compiled in a thread of its own, while what ran before goes
     on; the swap is between two inferences. Should it fail, what ran before stays.
@@ -48,6 +48,7 @@ class Engine:
         max_decode_tokens: Ids decoded at most; None: as many as a chunk may need, or 256 freely.
         memory_limit_mb: Most that the weights of all variants in use may take, MiB; 0: no limit.
         compiler_options: Of XLA, for every executable.
+        kept_variants: How many stay compiled, those that ran last; None: all of them.
 
     Raises:
         EngineError, MemoryLimitError, VariantError: a parameter cannot be honoured.
@@ -57,8 +58,10 @@ class Engine:
     def __init__(self, checkpoint: Checkpoint, codec: PolicyCodec, *,
                  variant: Variant | None = None, malformed: str = 'constrain',
                  max_decode_tokens: int | None = None, memory_limit_mb: float = 0,
-                 compiler_options: CompilerOptions = ()):
+                 compiler_options: CompilerOptions = (),
+                 kept_variants: int | None = KEPT_VARIANTS):
         self._codec = codec
+        self._kept_variants = kept_variants
         self.model = Pi0Fast(checkpoint.config)
         self._compiler = Compiler(compiler_options)
         self.attention = AttentionChooser()
@@ -66,7 +69,8 @@ class Engine:
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
         self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(
             key in codec.profile.cameras for key in checkpoint.config.camera_keys))
-        self._memory = Memory()
+        self.memory = Memory()
+        """Of the robot whose observations come; another one here goes on with another robot."""
         self._speculation = Speculation.load(checkpoint.folder, self.model, codec)
         self._forgetting = self._running = False
         self._inferences = 0
@@ -198,7 +202,8 @@ class Engine:
             self._programs[choice] = program
             idle = [each for each in self._programs
                     if each not in (choice, self._wanted, self._active.choice)]
-            too_many = idle[:max(0, len(self._programs) - KEPT_PROGRAMS)]
+            kept = self._kept_variants or len(self._programs)
+            too_many = idle[:max(0, len(self._programs) - kept)]
             for each in too_many:
                 del self._programs[each]
         if too_many:
@@ -253,7 +258,7 @@ class Engine:
         program = self._swap()
         self._running = True
         try:
-            chunk = answer(program, self._codec, observation, self._memory)
+            chunk = answer(program, self._codec, observation, self.memory)
         finally:
             self._running = False
             self._inferences += 1
@@ -301,7 +306,7 @@ class Engine:
         """Return the program to run: the one that is wanted as soon as it is there."""
         if self._forgetting:
             self._forgetting = False
-            self._memory = Memory()
+            self.memory = Memory()
         with self._lock:
             self._active = self._programs.get(self._wanted, self._active)
             choice = self._active.choice
