@@ -7,8 +7,9 @@ SOURCES := setup.py pyproject.toml scripts/install.sh scripts/without-ros-requir
 # With ROS 2 sourced, its own colcon and ros2 are used; else those of the virtual environment.
 ENTER := export PATH="$(BIN):$$PATH" MUJOCO_GL="$${MUJOCO_GL:-osmesa}";
 
-# A process a core; what a test file shares is made once, and nodes on DDS take turns.
-PARALLEL ?= -n auto --dist loadgroup
+# A process a core; what a test file shares is made once, and nodes on DDS take turns. In the order of
+# test/conftest.py: long ones first.
+PARALLEL ?= -n auto --no-loadscope-reorder
 
 .PHONY: help install demo test test-slow bench lint clean
 help:

@@ -1,21 +1,61 @@
 """Fixtures that every room's tests share."""
 
+import fcntl
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 DDS = ('embedded_ros', 'ros', 'sim/test_robot_node.py')
 """Tests below here start nodes: in turn, since they may be on the same domain."""
+LONG = ('training', 'evaluation', 'engine', 'accel', 'parity', 'sim')
+"""Rooms whose files take longest: begun before the others, so that no process ends long after."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config):
+    """Have all processes of a run share what is compiled: other engines, workers, and nodes.
+
+    Compilations are counted nevertheless, and an executable from the folder says the same about
+    its memory. Tests of compiling itself give their nodes a folder of their own.
+    """
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        return  # Those of the process that started this one hold here, too.
+    folder = tempfile.TemporaryDirectory(prefix='compiled_', ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ.update(JAX_COMPILATION_CACHE_DIR=folder.name,
+                      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+                      JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1')
+
+
+def group_of(path: str) -> str:
+    """Return what one process is to run whole: a file (below test/), or all those with nodes."""
+    return 'dds' if path.startswith(DDS) else path
+
+
 def pytest_collection_modifyitems(items):
-    """Say what one process of pytest-xdist is to run: a file's tests, and all those with nodes."""
-    for item in items:
+    """Have tests with nodes come first: they wait for much, while another process computes."""
+    def begun(item) -> int:
         path = item.path.relative_to(REPOSITORY / 'test').as_posix()
-        group = 'dds' if path.startswith(DDS) else path
-        item.add_marker(pytest.mark.xdist_group(group))
+        if group_of(path) == 'dds':
+            return 0
+        room = path.partition('/')[0]
+        return 1 + (LONG.index(room) if room in LONG else len(LONG))
+
+    items.sort(key=begun)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Deal out groups. Not by xdist's marks, which pytest 9.2 makes void without a word."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition('::')[0].removeprefix('test/'))
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope='session')
@@ -38,9 +78,38 @@ def tabletop_profile(repository):
     return RobotProfile.load(repository / 'config' / 'robots' / 'tabletop.yaml')
 
 
+@pytest.fixture(scope='module')
+def quick_compilation():
+    """Optimize little: networks this small take longer to optimize than to run."""
+    import jax
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='session')
-def random_checkpoint(tabletop_profile, tmp_path_factory) -> Path:
-    """A whole checkpoint of a very small policy for the tabletop, with random weights."""
+def shared_folder(tmp_path_factory) -> Path:
+    """Return a folder that all processes of one run of pytest share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+
+
+@pytest.fixture(scope='session')
+def random_checkpoint(tabletop_profile, shared_folder) -> Path:
+    """A whole checkpoint of a very small policy for the tabletop, with random weights.
+
+    The first process that asks for it makes it.
+    """
+    root = shared_folder / 'policy'
+    with (shared_folder / 'policy.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            root.mkdir()
+            _save_random_checkpoint(tabletop_profile, root)
+    return root / 'checkpoint'
+
+
+def _save_random_checkpoint(tabletop_profile, root: Path) -> None:
     import jax
     import numpy as np
 
@@ -54,7 +123,6 @@ def random_checkpoint(tabletop_profile, tmp_path_factory) -> Path:
     from ros_pi0_fast.model.pi0_fast import Pi0Fast
     from ros_pi0_fast.weights.checkpoint import save_checkpoint
 
-    root = tmp_path_factory.mktemp('policy')
     rng = np.random.default_rng(0)
     chunks = np.cumsum(rng.normal(scale=0.15, size=(500, 10, 5)), axis=1).clip(-1.2, 1.2)
     text = root / 'text.model'
@@ -73,4 +141,4 @@ def random_checkpoint(tabletop_profile, tmp_path_factory) -> Path:
         action_dim=5, action_horizon=10, max_token_len=80, first_token_offset=0,
         camera_keys=('base_0_rgb', 'wrist_0_rgb'))
     params = jax.jit(Pi0Fast(config).init)(jax.random.key(0))
-    return save_checkpoint(root / 'checkpoint', params, codec)
+    save_checkpoint(root / 'checkpoint', params, codec)

@@ -17,11 +17,11 @@ MAY_IMPORT = {
     'node': {'engine', 'accel', 'weights', 'model', 'codec', 'types', 'share', 'msg'},
     'sim': {'types', 'codec', 'share', 'msg'},
     'evaluation': {'node', 'sim', 'engine', 'accel', 'weights', 'model', 'codec', 'types',
-                   'share'},
+                   'share', 'msg'},
     'training': {'evaluation', 'sim', 'engine', 'accel', 'weights', 'model', 'codec', 'types',
                  'share'}}
 NODES = {'node/policy_node.py', 'node/serving.py', 'node/parameters.py', 'node/messages.py',
-         'sim/robot_node.py'}
+         'sim/robot_node.py', 'evaluation/bag_live.py'}
 ROS = {'rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'builtin_interfaces'}
 
 

@@ -6,15 +6,21 @@ A user imports `rclpy`, `std_msgs.msg` and so on; nothing outside this distribut
 
 import os
 
-DISTROS = ('jazzy', 'humble')
+# ROS_DISTRO -> whose wire format that distribution speaks
+WIRES = {'humble': 'humble', 'jazzy': 'jazzy', 'kilted': 'jazzy', 'lyrical': 'jazzy',
+         'rolling': 'jazzy'}
+
+
+class SettingError(ValueError):
+    """An environment variable has a value that it cannot have."""
 
 
 def distro() -> str:
-    """Return the ROS 2 distribution whose wire format is spoken: $EMBEDDED_ROS_DISTRO or jazzy.
+    """Return whose wire format is spoken, 'jazzy' or 'humble': that of $ROS_DISTRO, else jazzy's.
 
-    Raises ValueError when the variable names another one.
+    Raises SettingError when the variable names a distribution of another wire format.
     """
-    name = os.environ.get('EMBEDDED_ROS_DISTRO', '') or 'jazzy'
-    if name not in DISTROS:
-        raise ValueError(f'EMBEDDED_ROS_DISTRO is {name!r}; expected one of {", ".join(DISTROS)}')
-    return name
+    name = os.environ.get('ROS_DISTRO', '') or 'jazzy'
+    if name not in WIRES:
+        raise SettingError(f'ROS_DISTRO is {name!r}; expected one of {", ".join(WIRES)}, or unset')
+    return WIRES[name]

@@ -103,6 +103,10 @@ def parse_arguments(args: list[str] | None) -> RosArguments:
             unknown.append(option)
     if unknown:
         raise UnknownROSArgsError(unknown)
+    # rcl gathers values by node name, in the order in which names are first met: of two names that
+    # fit a node, the one that is met later wins, whatever comes after.
+    places: dict[str, int] = {}
+    result.parameters.sort(key=lambda rule: places.setdefault(rule.pattern, len(places)))
     return result
 
 
@@ -134,7 +138,7 @@ def _parameter(result: RosArguments, option: str, text: str) -> None:
         loaded = _yaml.load(value)
     except ValueError as error:
         raise ValueError(f'{option} {text!r}: {error}') from error
-    pattern = '/**' if node is None else f'/**/{node}'
+    pattern = '/**' if node is None else f'/{node}'  # as rcl: a node of the root namespace
     if isinstance(loaded, dict):
         _add_tree(result, pattern, f'{name}.', loaded, f'{option} {text!r}')
     else:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from embedded_ros.dds import names
-from embedded_ros.dds.graph import Endpoint, GraphNode
+from embedded_ros.dds.graph import GID_SIZE, Endpoint, GraphNode
 
+from embedded_ros import distro
 from rclpy._qos_mapping import profile_of
 from rclpy._user_data import parse_user_data
 from rclpy.topic_endpoint_info import TopicEndpointInfo, TopicEndpointTypeEnum
@@ -32,11 +33,6 @@ class NodeGraph:
     def get_node_names_and_namespaces(self) -> list[tuple[str, str]]:
         """Return name and namespace of all nodes."""
         return [(node.name, node.namespace) for node in self._context.graph.nodes()]
-
-    def get_node_names_and_namespaces_with_enclaves(self) -> list[tuple[str, str, str]]:
-        """Return name, namespace and enclave of all nodes."""
-        return [(name, namespace, '/')
-                for name, namespace in self.get_node_names_and_namespaces()]
 
     def get_node_names(self) -> list[str]:
         """Return the names of all nodes."""
@@ -150,7 +146,8 @@ class NodeGraph:
                     node_name=name, node_namespace=namespace,
                     topic_type=names.ros_type_name(endpoint.type) or endpoint.type,
                     topic_type_hash=parse_user_data(endpoint.qos).get('typehash', 'INVALID'),
-                    endpoint_type=kind, endpoint_gid=list(endpoint.guid),
+                    endpoint_type=kind,
+                    endpoint_gid=list(endpoint.guid.ljust(GID_SIZE[distro()], b'\0')),
                     qos_profile=profile_of(endpoint.qos)))
         return found
 

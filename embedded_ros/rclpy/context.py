@@ -46,7 +46,8 @@ class Context:
             if initialize_logging:
                 configure_logging(self.arguments)
             participant = Participant(
-                domain_id_from_environment() if domain_id is None else domain_id)
+                domain_id_from_environment() if domain_id is None else domain_id,
+                self.arguments.enclave)
             try:
                 self._graph = Graph(participant)
             except BaseException:

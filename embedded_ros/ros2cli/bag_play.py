@@ -2,21 +2,25 @@
 
 import argparse
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import rclpy
+from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Connection, QosDurability, QosReliability
 from rosbags.rosbag2 import Reader, ReaderError
+from rosgraph_msgs.msg import Clock
 
 from ros2cli.errors import CommandError, did_you_mean
 from ros2cli.graph import absolute, command_node, wait_for_graph
 from ros2cli.topic_echo import message_class
 
 DEFAULT_DEPTH = 10
+DEFAULT_CLOCK = 40.0  # Hz
 LONGEST_SLEEP = 0.1   # s, so that a signal is noticed
 ACKNOWLEDGE = 2.0     # s after the last message, for reliable readers to have it all
 
@@ -35,6 +39,11 @@ def add_verb(verbs: argparse._SubParsersAction) -> None:
                         help='list of topics to be remapped')
     parser.add_argument('--start-offset', type=float, default=0.0, metavar='N',
                         help='Start the playback N seconds into the bag')
+    parser.add_argument('-d', '--delay', type=float, default=0.0, metavar='N',
+                        help='Sleep N seconds before play (each loop)')
+    parser.add_argument('--clock', type=float, nargs='?', const=DEFAULT_CLOCK, metavar='HZ',
+                        help='Publish to /clock at a frequency (default without a number: '
+                        f'{DEFAULT_CLOCK:g}), to act as a ROS Time Source')
     parser.set_defaults(main=play)
 
 
@@ -47,21 +56,77 @@ def play(args: argparse.Namespace) -> None:
     """Play a bag to its end, or for ever with --loop."""
     if not args.rate > 0:
         raise CommandError(f'--rate {args.rate:g}: expected a rate above 0')
+    if not args.delay >= 0:
+        raise CommandError(f'--delay {args.delay:g}: expected seconds, 0 or more')
+    if args.clock is not None and not args.clock > 0:
+        raise CommandError(f'--clock {args.clock:g}: expected a frequency above 0 Hz')
     try:
-        with Reader(args.bag_path) as reader, command_node('rosbag2_player') as node:
-            if reader.message_count == 0:
-                raise CommandError(f'bag {args.bag_path} has no messages')
-            publishers = _publishers(node, _chosen(reader, args.topics), _remaps(args.remap))
-            wait_for_graph(node)  # subscribers that exist shall not miss the first messages
-            log(f'Set rate to {args.rate:g}')
-            start = reader.start_time + round(args.start_offset * 1e9)
-            _play_once(reader, publishers, start, args.rate)
-            while args.loop and rclpy.ok():
-                _play_once(reader, publishers, start, args.rate)
-            for _, publisher in publishers.values():
-                publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE))
+        # A signal is an end like any other, and the only one of --loop.
+        with Reader(args.bag_path) as reader, command_node('rosbag2_player') as node, \
+                suppress(KeyboardInterrupt):
+            Player(node, reader, args).run()
     except (OSError, ReaderError) as error:
         raise CommandError(f'cannot read bag {args.bag_path}: {error}') from error
+
+
+class Player:
+    """The publishers of one playback, and the bag's time that its `/clock` tells."""
+
+    def __init__(self, node: Node, reader: Reader, args: argparse.Namespace) -> None:
+        if reader.message_count == 0:
+            raise CommandError(f'bag {args.bag_path} has no messages')
+        if not 0 <= args.start_offset * 1e9 < max(reader.duration, 1):
+            raise CommandError(f'--start-offset {args.start_offset:g}: expected 0 or more, and '
+                               f'less than the {reader.duration * 1e-9:.3f} s of the bag')
+        self._reader = reader
+        self._args = args
+        self._start = reader.start_time + round(args.start_offset * 1e9)  # bag time, ns
+        chosen = _chosen(reader, args.topics)
+        if args.clock is not None:  # a recorded clock would contradict ours
+            chosen = [connection for connection in chosen if connection.topic != '/clock']
+        self._publishers = _publishers(node, chosen, _remaps(args.remap))
+        self._clock = None if args.clock is None else node.create_publisher(
+            Clock, '/clock', QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+        self._node = node
+
+    def run(self) -> None:
+        """Play, once or for ever, and wait until what was sent has arrived."""
+        wait_for_graph(self._node)  # subscribers that exist shall not miss the first messages
+        log(f'Set rate to {self._args.rate:g}')
+        self._play_once()
+        while self._args.loop and rclpy.ok():
+            self._play_once()
+        for _, publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE))
+
+    def _play_once(self) -> None:
+        """Publish from the start to the end, after the delay."""
+        _sleep_until(time.monotonic() + self._args.delay)
+        self._began = self._next_tick = time.monotonic()
+        chosen = [connection for connection, _ in self._publishers.values()]
+        for connection, stamp, data in self._reader.messages(chosen, start=self._start):
+            self._wait(self._began + (stamp - self._start) * 1e-9 / self._args.rate)
+            if not rclpy.ok():
+                return
+            self._publishers[connection.id][1].publish(bytes(data))
+
+    def _wait(self, due: float) -> None:
+        """Sleep until a time (s, monotonic), and tell the bag's time meanwhile."""
+        while self._clock is not None and self._next_tick <= due and rclpy.ok():
+            _sleep_until(self._next_tick)
+            if rclpy.ok():
+                passed = (time.monotonic() - self._began) * self._args.rate  # s of the bag
+                seconds, nanoseconds = divmod(self._start + round(passed * 1e9), 10**9)
+                self._clock.publish(Clock(clock=Time(sec=seconds, nanosec=nanoseconds)))
+            # A tick that is missed is not made up for.
+            self._next_tick = max(self._next_tick + 1 / self._args.clock, time.monotonic())
+        _sleep_until(due)
+
+
+def _sleep_until(due: float) -> None:
+    """Sleep until a time (s, monotonic) or the end of the context."""
+    while rclpy.ok() and (left := due - time.monotonic()) > 0:
+        time.sleep(min(left, LONGEST_SLEEP))
 
 
 def _chosen(reader: Reader, topics: list[str]) -> list[Connection]:
@@ -112,17 +177,3 @@ def _offered_qos(connection: Connection) -> QoSProfile:
         depth=max([DEFAULT_DEPTH, *(qos.depth for qos in offered)]),
         reliability=ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
-
-
-def _play_once(reader: Reader, publishers: dict[int, tuple[Connection, Publisher]], start: int,
-               rate: float) -> None:
-    """Publish from a bag time (ns) to the end."""
-    began = time.monotonic()
-    chosen = [connection for connection, _ in publishers.values()]
-    for connection, stamp, data in reader.messages(chosen, start=start):
-        due = began + (stamp - start) * 1e-9 / rate
-        while rclpy.ok() and (left := due - time.monotonic()) > 0:
-            time.sleep(min(left, LONGEST_SLEEP))
-        if not rclpy.ok():
-            return
-        publishers[connection.id][1].publish(bytes(data))

@@ -19,6 +19,7 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
+from embedded_ros import distro
 from ros2cli.errors import CommandError
 from ros2cli.graph import POLL, absolute, command_node, is_hidden, topic_types
 from ros2cli.interface import definition_of
@@ -28,20 +29,23 @@ from ros2cli.topic_echo import message_class
 QUEUE_DEPTH = 1000         # messages; a burst must not be lost while the disk is busy
 DISCOVERY_PERIOD = 0.1     # s
 INFINITE = QosTime(9223372036, 854775807)  # what rosbag2 writes for `no limit`
+# What the distribution's own rosbag2 reads: the version of metadata.yaml, the default storage.
+FORMATS = {'jazzy': (Writer.VERSION_LATEST, 'mcap'), 'humble': (8, 'sqlite3')}
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 
 
 def add_verb(verbs: argparse._SubParsersAction) -> None:
     """Add `record` to the verbs of `ros2 bag`."""
     parser = verbs.add_parser('record', help='Record ROS data to a bag')
-    parser.add_argument('topics', nargs='*', help='List of topics to record')
-    parser.add_argument('-a', '--all', action='store_true', help='Record all topics')
+    parser.add_argument('positional', nargs='*', metavar='TOPIC', help='As --topics, as Humble')
+    parser.add_argument('--topics', nargs='+', default=[], metavar='TOPIC',
+                        help='Space-delimited list of topics to record')
+    parser.add_argument('-a', '--all', '--all-topics', action='store_true',
+                        help='Record all topics')
     parser.add_argument('-o', '--output', type=Path, help='Destination of the bag to create '
                         '(default: rosbag2_DATE-TIME)')
-    parser.add_argument('-s', '--storage', choices=STORAGES, default='mcap',
+    parser.add_argument('-s', '--storage', choices=STORAGES, default=FORMATS[distro()][1],
                         help='Storage identifier to be used (default: %(default)s)')
-    parser.add_argument('-d', '--max-bag-duration', type=float, metavar='N',
-                        help='Stop recording after N seconds')
     parser.set_defaults(main=record)
 
 
@@ -51,15 +55,16 @@ def log(text: str) -> None:
 
 
 def record(args: argparse.Namespace) -> None:
-    """Record until SIGINT, SIGTERM or the duration ends it; the bag is complete then."""
-    if bool(args.topics) == args.all:
+    """Record until SIGINT or SIGTERM; the bag is complete then."""
+    topics = {absolute(topic) for topic in (*args.topics, *args.positional)}
+    if bool(topics) == args.all:
         raise CommandError('Invalid choice: Must specify topics or -a, and not both')
     path = args.output or Path(time.strftime('rosbag2_%Y_%m_%d-%H_%M_%S'))
     try:
-        with Writer(path, version=Writer.VERSION_LATEST,
-                    storage_plugin=STORAGES[args.storage]) as writer, command_node() as node:
-            Recorder(node, writer, None if args.all else {absolute(t) for t in args.topics}
-                     ).run(args.max_bag_duration)
+        with Writer(path, version=FORMATS[distro()][0],
+                    storage_plugin=STORAGES[args.storage]) as writer, \
+                command_node('rosbag2_recorder') as node:
+            Recorder(node, writer, topics or None).run()
     except (OSError, WriterError) as error:
         raise CommandError(f'cannot write bag {path}: {error}') from error
 
@@ -74,11 +79,11 @@ class Recorder:
         self._connections: dict[str, Connection | None] = {}  # None: its type is unknown here
         self._stopped = False
 
-    def run(self, duration: float | None) -> None:
-        """Record until a signal or for duration seconds."""
+    def run(self) -> None:
+        """Record until a signal."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        start = looked = time.monotonic()
+        looked = time.monotonic()
         log('Listening for topics...')
         self._discover()
         log('Recording...')
@@ -88,8 +93,6 @@ class Recorder:
             if now - looked >= DISCOVERY_PERIOD:
                 self._discover()
                 looked = now
-            if duration is not None and now - start >= duration:
-                break
         log('Recording stopped')
         for topic in sorted((self._wanted or set()) - set(self._connections)):
             log(f"Nothing was published on '{topic}'")

@@ -22,6 +22,7 @@ SPIN_TIME = 3.0     # s, default of --spin-time: longest wait for discovery
 SETTLE_TIME = 0.6   # s without a change after which the graph counts as complete
 FIRST_LOOK = 1.0    # s that an empty or complete graph is watched at least
 POLL = 0.05         # s
+UNPUBLISHED = 'WARNING: topic [{}] does not appear to be published yet'
 
 
 def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +109,8 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith('_') for part in name.split('/'))
 
 
-def require_node(node: Node, name: str, timeout: float = SPIN_TIME) -> NodeName:
+def require_node(node: Node, name: str, timeout: float = SPIN_TIME,
+                 unknown: str = "Node not found: '{}'") -> NodeName:
     """Wait for a node and return it; raises CommandError with near matches when it is absent."""
     full_name = absolute(name)
 
@@ -117,7 +119,7 @@ def require_node(node: Node, name: str, timeout: float = SPIN_TIME) -> NodeName:
 
     if not spin_until(node, lambda: find() is not None, timeout):
         names = [n.full_name for n in node_names(node)]
-        raise CommandError(f"Node not found: '{full_name}'" + did_you_mean(full_name, names))
+        raise CommandError(unknown.format(full_name) + did_you_mean(full_name, names))
     return find()
 
 
@@ -126,18 +128,27 @@ def topic_types(node: Node, name: str) -> list[str]:
     return dict(node.get_topic_names_and_types()).get(name, [])
 
 
-def require_topic(node: Node, name: str, timeout: float = SPIN_TIME) -> str:
+def require_topic(node: Node, name: str, timeout: float = SPIN_TIME,
+                  unknown: str = "Unknown topic '{}'", *, patient: bool = False) -> str:
     """Wait for a topic and return its type.
 
-    Raises CommandError, with near matches, when it does not appear in time, and when endpoints
-    disagree on its type.
+    Raises CommandError, with near matches, when it does not appear in time (a patient command
+    says so and goes on waiting), and when endpoints disagree on its type.
     """
     full_name = absolute(name)
-    if not spin_until(node, lambda: bool(topic_types(node, full_name)), timeout):
+
+    def types() -> list[str]:
+        return topic_types(node, full_name)
+
+    if not spin_until(node, lambda: bool(types()), timeout):
         known = [n for n, _ in node.get_topic_names_and_types() if not is_hidden(n)]
-        raise CommandError(f'WARNING: topic [{full_name}] does not appear to be published yet'
-                           + did_you_mean(full_name, known))
-    types = topic_types(node, full_name)
-    if len(types) > 1:
-        raise CommandError(f"topic '{full_name}' has more than one type: [{', '.join(types)}]")
-    return types[0]
+        message = unknown.format(full_name) + did_you_mean(full_name, known)
+        if not patient:
+            raise CommandError(message)
+        print(message)
+        if not spin_until(node, lambda: bool(types()), float('inf')):
+            raise KeyboardInterrupt  # the context has ended
+    found = types()
+    if len(found) > 1:
+        raise CommandError(f"topic '{full_name}' has more than one type: [{', '.join(found)}]")
+    return found[0]

@@ -6,6 +6,7 @@ import signal
 import sys
 from importlib import import_module
 
+from embedded_ros import SettingError
 from ros2cli.errors import CommandError
 
 # name -> (module, help): a module is imported when its command is asked for, since most of them
@@ -27,9 +28,11 @@ def build_parser(selected: str | None) -> argparse.ArgumentParser:
     """Return the parser that knows all commands by name and the selected one in full."""
     parser = argparse.ArgumentParser(
         prog='ros2', description='The part of the `ros2` command that embedded_ros has.')
-    commands = parser.add_subparsers(title='Commands', metavar='command', required=True)
+    commands = parser.add_subparsers(title='Commands', metavar='command')
+    parser.set_defaults(main=lambda _: parser.print_help())
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(main=lambda _, command=command: command.print_help())
         if name == selected:
             import_module(module).add_arguments(command)
     return parser
@@ -37,18 +40,18 @@ def build_parser(selected: str | None) -> argparse.ArgumentParser:
 
 def add_verbs(parser: argparse.ArgumentParser) -> argparse._SubParsersAction:
     """Return where a command adds the parsers of its verbs."""
-    return parser.add_subparsers(title='Verbs', metavar='verb', required=True)
+    return parser.add_subparsers(title='Verbs', metavar='verb')
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 bad usage or SIGINT."""
     words = sys.argv[1:] if argv is None else argv
-    args = build_parser(words[0] if words else None).parse_args(words)
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(line_buffering=True)  # who pipes us wants each line at once
     try:
+        args = build_parser(words[0] if words else None).parse_args(words)
         return args.main(args) or 0
-    except CommandError as error:
+    except (CommandError, SettingError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -50,7 +50,7 @@ def list_nodes(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Print what a node subscribes, publishes, serves and calls."""
     with command_node() as node:
-        name = require_node(node, args.node_name, args.spin_time)
+        name = require_node(node, args.node_name, args.spin_time, "Unable to find node '{}'")
         wait_for_graph(node, args.spin_time)
         sections = describe(node, name)
     print(name.full_name)

@@ -74,7 +74,7 @@ def call_verb(args: argparse.Namespace) -> None:
     with command_node() as node:
         service = service_class(args.service_type or require_service(
             node, args.service_name, args.spin_time))
-        request = filled(service.Request, args.values)
+        request, _ = filled(service.Request, args.values)
         name = absolute(args.service_name)
         client = node.create_client(service, name)
         if not client.service_is_ready():

@@ -2,6 +2,7 @@
 
 import argparse
 
+from embedded_ros import distro
 from ros2cli import topic_echo, topic_hz, topic_pub
 from ros2cli.graph import (
     absolute,
@@ -84,12 +85,13 @@ def info(args: argparse.Namespace) -> None:
 
 
 def describe_endpoint(endpoint: object) -> str:
-    """Return the lines of one endpoint (a rclpy TopicEndpointInfo)."""
+    """Return the lines of one endpoint (a rclpy TopicEndpointInfo); Humble knows no hashes."""
+    hashes = () if distro() == 'humble' else (f'Topic type hash: {endpoint.topic_type_hash}',)
     return '\n'.join((
         f'Node name: {endpoint.node_name}',
         f'Node namespace: {endpoint.node_namespace}',
         f'Topic type: {endpoint.topic_type}',
-        f'Topic type hash: {endpoint.topic_type_hash}',
+        *hashes,
         f'Endpoint type: {endpoint.endpoint_type.name}',
         f'GID: {".".join(f"{byte:02x}" for byte in endpoint.endpoint_gid)}',
         describe_qos(endpoint.qos_profile)))

@@ -9,7 +9,14 @@ from rosidl_runtime_py import message_to_csv, message_to_yaml
 from rosidl_runtime_py.utilities import get_message
 
 from ros2cli.errors import CommandError
-from ros2cli.graph import POLL, absolute, add_graph_arguments, command_node, require_topic
+from ros2cli.graph import (
+    POLL,
+    UNPUBLISHED,
+    absolute,
+    add_graph_arguments,
+    command_node,
+    require_topic,
+)
 from ros2cli.qos import add_qos_arguments, given_qos, matching_qos
 
 TRUNCATE_LENGTH = 128
@@ -56,7 +63,9 @@ def echo(args: argparse.Namespace) -> int:
         received += 1
 
     with command_node() as node:
-        message_type = args.message_type or require_topic(node, topic, args.spin_time)
+        message_type = args.message_type or require_topic(
+            node, topic, args.spin_time,
+            f'{UNPUBLISHED}\nCould not determine the type for the passed topic')
         qos = given_qos(args, 'sensor_data') or matching_qos(node, topic)
         node.create_subscription(message_class(message_type), topic, on_message, qos,
                                  raw=args.raw)

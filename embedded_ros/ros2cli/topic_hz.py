@@ -8,7 +8,14 @@ from collections import deque
 import rclpy
 
 from ros2cli.errors import CommandError
-from ros2cli.graph import POLL, absolute, add_graph_arguments, command_node, require_topic
+from ros2cli.graph import (
+    POLL,
+    UNPUBLISHED,
+    absolute,
+    add_graph_arguments,
+    command_node,
+    require_topic,
+)
 from ros2cli.qos import matching_qos
 from ros2cli.topic_echo import message_class
 
@@ -64,7 +71,7 @@ def hz(args: argparse.Namespace) -> None:
     topic = absolute(args.topic_name)
     rate = Rate(args.window)
     with command_node() as node:
-        message_type = require_topic(node, topic, args.spin_time)
+        message_type = require_topic(node, topic, args.spin_time, UNPUBLISHED, patient=True)
         # Raw: only the time of arrival counts, and decoding images would cost some of it.
         node.create_subscription(message_class(message_type), topic,
                                  lambda _: rate.arrived(time.monotonic()),

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 
 import rclpy
 import yaml
@@ -51,7 +52,7 @@ def pub(args: argparse.Namespace) -> None:
     if not args.rate > 0:
         raise CommandError(f'--rate {args.rate:g}: expected a rate above 0 Hz')
     kind = message_class(args.message_type)
-    message = filled(kind, args.values)
+    message, stamps = filled(kind, args.values, stamped=True)
     times = 1 if args.once else args.times
     with command_node(args.node_name) as node:
         publisher = node.create_publisher(
@@ -67,6 +68,8 @@ def pub(args: argparse.Namespace) -> None:
             if time.monotonic() < due:
                 continue
             published += 1
+            for stamp in stamps:
+                stamp(node.get_clock().now().to_msg())
             if args.print_every and published % args.print_every == 0:
                 print(f'publishing #{published}: {message!r}\n')
             publisher.publish(message)
@@ -74,11 +77,13 @@ def pub(args: argparse.Namespace) -> None:
         time.sleep(args.keep_alive)  # let the last message reach the wire
 
 
-def filled(kind: type, values: str) -> object:
+def filled(kind: type, values: str, *,
+           stamped: bool = False) -> tuple[object, list[Callable[[object], None]]]:
     """Return a message (or request) of this class with the fields that a YAML text gives.
 
-    Raises CommandError for text that is no mapping, and for a field that is unknown or does not
-    take its value.
+    `stamped`: a header may be `auto` and a time `now`; what sets these is returned, too. Raises
+    CommandError for text that is no mapping, and for a field that is unknown or does not take its
+    value.
     """
     try:
         fields = yaml.safe_load(values)
@@ -88,10 +93,11 @@ def filled(kind: type, values: str) -> object:
         raise CommandError('The passed value needs to be a dictionary in YAML format')
     message = kind()
     try:
-        set_message_fields(message, fields)
+        stamps = set_message_fields(message, fields, expand_header_auto=stamped,
+                                    expand_time_now=stamped)
     except Exception as error:  # whatever a field's setter raises is about the user's value
         raise CommandError(f'Failed to populate field: {error}') from error
-    return message
+    return message, stamps
 
 
 def _wait_for_subscriptions(node: object, publisher: object, wanted: int,

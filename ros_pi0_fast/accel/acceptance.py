@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ros_pi0_fast.accel.drafters import Proposal
+from ros_pi0_fast.model.decode import likeliest
 
 
 def accept_likeliest(logits: jax.Array, proposal: Proposal, there: jax.Array,
@@ -20,7 +21,7 @@ def accept_likeliest(logits: jax.Array, proposal: Proposal, there: jax.Array,
     Returns:
         int32 []: how many ids are accepted; and int32 []: the column to choose after them.
     """
-    choice = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    choice = likeliest(logits)
     accepted = _leading(there & (choice[:-1] == proposal.ids))
     return accepted, choice[accepted]
 

@@ -1,6 +1,6 @@
 """Drafters on disk: a folder in the checkpoint of the policy that they are for.
 
-    drafters/<name>.npz     arrays, float32 and int32
+    drafters/<name>.npz     arrays: weights in float16, tables in int32
     drafters/<name>.json    sizes, and how it was made
 
 `name` is one of those of NAMES. Nothing but arrays and JSON is read.
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.accel.draft_model import DraftModel, init_draft, to_fast_form
-from ros_pi0_fast.accel.drafter_head import HeadDrafter, init_head
+from ros_pi0_fast.accel.drafter_head import HeadDrafter, HeadSize, init_head
 from ros_pi0_fast.accel.drafter_ngram import NgramDrafter
 from ros_pi0_fast.accel.drafters import Drafter
 from ros_pi0_fast.model.config import GemmaConfig
@@ -52,10 +52,15 @@ def save_drafter(folder: Path, name: str, arrays: Mapping[str, np.ndarray],
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f'{name}.tmp'
     with temporary.open('wb') as file:
-        np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})
+        np.savez(file, **{key: _narrowed(np.asarray(value)) for key, value in arrays.items()})
     temporary.replace(folder / f'{name}.npz')
     (folder / f'{name}.json').write_text(
         json.dumps({'sizes': dict(sizes), 'made': dict(made)}, indent=2) + '\n', 'utf-8')
+
+
+def _narrowed(array: np.ndarray) -> np.ndarray:
+    """Return weights as they are kept: a guess need not be more precise."""
+    return array.astype(np.float16) if array.dtype == np.float32 else array
 
 
 def flatten(params: Any) -> dict[str, Any]:
@@ -88,13 +93,17 @@ def _load(folder: Path, name: str, model: Pi0Fast, columns: int) -> Drafter:
     try:
         sizes = json.loads(path.read_text('utf-8'))['sizes']
         with np.load(folder / f'{name}.npz', allow_pickle=False) as file:
-            arrays = {key: jnp.asarray(file[key]) for key in file.files}
+            arrays = {key: _widened(file[key]) for key in file.files}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DrafterError(f'{path}: is no drafter: {error}') from error
     try:
         return NAMES[name](arrays, sizes, model, columns)
     except (KeyError, TypeError, ValueError) as error:
         raise DrafterError(f'{path}: is for another policy: {error}') from error
+
+
+def _widened(array: np.ndarray) -> jax.Array:
+    return jnp.asarray(array, jnp.float32 if array.dtype == np.float16 else array.dtype)
 
 
 def _checked(arrays: Mapping[str, jax.Array], expected: Any) -> Any:
@@ -111,9 +120,10 @@ def _checked(arrays: Mapping[str, jax.Array], expected: Any) -> Any:
 
 def _head(arrays: Mapping[str, jax.Array], sizes: Mapping[str, Any], model: Pi0Fast,
           columns: int) -> HeadDrafter:
-    gemma = model.config.gemma
-    expected = jax.eval_shape(functools.partial(init_head, gemma, columns, sizes['hidden']),
-                              jax.random.key(0))
+    gemma, config = model.config.gemma, model.config
+    size = HeadSize(columns=columns, coefficients=config.action_dim * config.action_horizon,
+                    **sizes)
+    expected = jax.eval_shape(functools.partial(init_head, gemma, size), jax.random.key(0))
     return HeadDrafter(weights=_checked(arrays, expected), gemma=gemma,
                        first_token_offset=model.config.first_token_offset)
 

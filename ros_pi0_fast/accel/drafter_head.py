@@ -1,16 +1,19 @@
 """A drafter that is a head on the target: its last output, and what it remembers of the prefix.
 
-One block that is run once for each id: the target's last output and the id chosen after it go in,
-what comes out stands for the target's next output, and so on (EAGLE, Li et al., arXiv:2401.15077).
-It has no cache: it looks at the keys and values of the target's last layer (GliDe, Du et al.,
-arXiv:2402.02082), which hold what the target found in the pictures; what was drafted since goes
-from one id to the next through the output alone, as in a recurrent network (ReDrafter, Cheng et
-al., arXiv:2403.09919). So there is nothing to prefill, and nothing to take back.
+A few blocks that are run once for each id: the target's last output and the id chosen after it go
+in, what comes out stands for the target's next output, and so on (EAGLE, Li et al.,
+arXiv:2401.15077). It has no cache: its blocks look at the keys and values of the target's last
+layers (GliDe, Du et al., arXiv:2402.02082), which hold what the target found in the pictures; what
+was drafted since goes from one id to the next through the output alone, as in a recurrent network
+(ReDrafter, Cheng et al., arXiv:2403.09919). So there is nothing to prefill, and nothing to take
+back. It is told which coefficient comes next, which an id does not say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
 import jax
@@ -21,31 +24,49 @@ from ros_pi0_fast.model.attention import Attend, Visible, folded
 from ros_pi0_fast.model.config import GemmaConfig
 from ros_pi0_fast.model.gemma import NORM_EPSILON, rotate
 
-Weights = Mapping[str, jax.Array]
+Weights = Mapping[str, Any]
 
 
-def init_head(gemma: GemmaConfig, columns: int, hidden: int, rng: jax.Array,
-              ) -> dict[str, jax.Array]:
-    """Return random float32 weights.
+@dataclass(frozen=True, kw_only=True)
+class HeadSize:
+    """What makes a head fit a policy."""
 
-    Args:
-        gemma: The target's decoder.
-        columns: FAST ids.
-        hidden: Width of the feed-forward layer.
-        rng: Key.
-    """
+    columns: int
+    """FAST ids."""
+    coefficients: int
+    """Of a chunk."""
+    hidden: int
+    """Width of the feed-forward layers."""
+    depth: int
+    """Blocks, each looking at one of the target's last layers."""
+
+
+def init_head(gemma: GemmaConfig, size: HeadSize, rng: jax.Array) -> dict[str, Any]:
+    """Return random float32 weights."""
     d, heads = gemma.width, gemma.num_heads * gemma.head_dim
-    shapes = {'ids': (columns, d), 'join': (2 * d, d), 'query': (d, heads), 'read': (heads, d),
-              'mlp_in': (d, hidden), 'mlp_out': (hidden, d), 'out': (columns, d)}
-    keys = dict(zip(shapes, jax.random.split(rng, len(shapes)), strict=True))
-    weights = {name: jax.random.normal(keys[name], shape) * d ** -0.5
-               for name, shape in shapes.items()}
-    weights['mlp_out'] *= (d / hidden) ** 0.5
-    return weights | {name: jnp.zeros((d,)) for name in ('query_scale', 'mlp_scale', 'out_scale')}
+    keys = iter(jax.random.split(rng, 4 + 4 * size.depth))
+
+    def matrix(*shape: int) -> jax.Array:
+        return jax.random.normal(next(keys), shape) * shape[0] ** -0.5
+
+    weights: dict[str, Any] = {
+        'ids': matrix(size.columns, d) * (size.columns / d) ** 0.5, 'join': matrix(2 * d, d),
+        'place': jnp.zeros((size.coefficients + 1, d)), 'out': matrix(d, size.columns),
+        'out_scale': jnp.zeros((d,))}
+    return weights | {f'block{index}': {
+        'query': matrix(d, heads), 'read': matrix(heads, d), 'mlp_in': matrix(d, size.hidden),
+        'mlp_out': matrix(size.hidden, d), 'query_scale': jnp.zeros((d,)),
+        'mlp_scale': jnp.zeros((d,))} for index in range(size.depth)}
 
 
-def block(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array, columns: jax.Array,
-          keys: jax.Array, values: jax.Array, end: jax.Array, positions: jax.Array) -> jax.Array:
+def depth_of(weights: Weights) -> int:
+    """Return how many blocks there are."""
+    return sum(name.startswith('block') for name in weights)
+
+
+def advance(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array,
+            columns: jax.Array, remaining: jax.Array, layers: Sequence[tuple],
+            end: jax.Array, positions: jax.Array) -> jax.Array:
     """Return what stands for the target's output after some ids.
 
     Args:
@@ -54,8 +75,8 @@ def block(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array, co
         attend: Implementation of attention.
         x: [b, t, d]: the target's outputs before the ids, or this function's.
         columns: int32 [b, t]: the ids.
-        keys: Of the target's last layer, as its cache holds them.
-        values: Likewise.
+        remaining: int32 [b, t]: coefficients to go after them.
+        layers: Keys and values of the target's last layers, one for each block.
         end: int32 [b, t]: one past the last slot that counts.
         positions: int32 [b, t]: of the ids, for the rotary embedding.
 
@@ -63,7 +84,15 @@ def block(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array, co
         [b, t, d]
     """
     ids = weights['ids'][columns].astype(x.dtype)
-    x = jnp.concatenate([x, ids], axis=-1) @ weights['join'].astype(x.dtype)
+    x = (jnp.concatenate([x, ids], axis=-1) @ weights['join'].astype(x.dtype)
+         + weights['place'][remaining].astype(x.dtype))
+    for index, (keys, values) in enumerate(layers):
+        x = _block(weights[f'block{index}'], gemma, attend, x, keys, values, end, positions)
+    return x
+
+
+def _block(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array, keys: jax.Array,
+           values: jax.Array, end: jax.Array, positions: jax.Array) -> jax.Array:
     heads = (*x.shape[:2], gemma.num_heads, gemma.head_dim)
     q = (_normed(x, weights['query_scale']) @ weights['query'].astype(x.dtype)).reshape(heads)
     q = (rotate(q, positions) * gemma.head_dim ** -0.5).astype(x.dtype)
@@ -76,7 +105,7 @@ def block(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array, co
 
 def logits(weights: Weights, x: jax.Array) -> jax.Array:
     """Return float32 logits [..., columns] of outputs [..., d]."""
-    scores = _normed(x, weights['out_scale']) @ weights['out'].T.astype(x.dtype)
+    scores = _normed(x, weights['out_scale']) @ weights['out'].astype(x.dtype)
     return scores.astype(jnp.float32)
 
 
@@ -107,15 +136,16 @@ class HeadDrafter:
     def propose(self, state: jax.Array | None, so_far: SoFar, rules: Rules, length: int,
                 ) -> tuple[Proposal, jax.Array | None]:
         """Propose id after id: see Drafter."""
-        layer = so_far.cache.layers[-1]
-        keys, values = layer.read()
+        layers = [layer.read() for layer in so_far.cache.layers[-depth_of(self.weights):]]
         first = so_far.cache.length[0] + self.first_token_offset
         end = so_far.cache.end[:, None]
 
         def step(carry: tuple, index: jax.Array) -> tuple:
             x, column, progress, key = carry
-            x = block(self.weights, self.gemma, self.attend, x, column[None], keys, values, end,
-                      (first + index)[None, None])
+            remaining = jnp.zeros((1, 1), jnp.int32) if progress is None else (
+                progress.remaining[None])
+            x = advance(self.weights, self.gemma, self.attend, x, column[None], remaining, layers,
+                        end, (first + index)[None, None])
             scores = rules.mask(logits(self.weights, x[:, 0]), progress,
                                 (so_far.count + index)[None])
             column, probabilities, key = rules.choose(scores, key)

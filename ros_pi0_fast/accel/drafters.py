@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ros_pi0_fast.model.cache import KVCache
-from ros_pi0_fast.model.decode import GrammarTables, Progress
+from ros_pi0_fast.model.decode import GrammarTables, Progress, likeliest
 
 NOTHING = -1
 """In a proposal: nothing is proposed here, nor after it."""
@@ -104,7 +104,7 @@ class Rules:
             int32 [1]: the column; what it was drawn from, float32 [n], or None; the next key.
         """
         if self.temperature == 0:
-            return jnp.argmax(scores, axis=-1).astype(jnp.int32), None, key
+            return likeliest(scores), None, key
         scaled = scores.astype(jnp.float32) / self.temperature
         key, draw = jax.random.split(key)
         column = jax.random.categorical(draw, scaled, axis=-1).astype(jnp.int32)

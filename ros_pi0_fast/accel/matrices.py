@@ -87,6 +87,11 @@ class Matrices:
     shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
     """As openpi stores it."""
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the weight."""
+        return self.parts[0].dtype
+
     @classmethod
     def of(cls, w: jax.Array, eqn: str) -> Matrices:
         """Store an array for an equation.

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ros_pi0_fast.accel.pruning import PruningError
 from ros_pi0_fast.accel.pruning_scores import LearnedScorer
 
 FOLDER = 'pruner'
+DECODER = 'decoder.npz'
 _SIZES = ('heads', 'head_dim', 'hidden')
 _SWITCHES = ('semantics', 'space')
 
 
 def save_pruner(folder: Path, scorer: LearnedScorer, weights: Mapping[str, np.ndarray],
-                summary: Mapping[str, Any]) -> None:
+                summary: Mapping[str, Any], decoder: Mapping[str, Any] | None = None) -> None:
     """Write a pruner.
 
     Args:
@@ -31,17 +33,56 @@ def save_pruner(folder: Path, scorer: LearnedScorer, weights: Mapping[str, np.nd
         scorer: Whose weights they are.
         weights: See LearnedScorer.init.
         summary: How it was made.
+        decoder: The policy's PaliGemma/llm as it learned along, stacked; None where it did not.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(scorer)
     tokens, width = len(weights['place_bias']), len(weights['query'])
     record = {'tokens': tokens, 'width': width,
               'scorer': {name: fields[name] for name in _SIZES + _SWITCHES}, 'made': dict(summary)}
-    temporary = folder / 'weights.tmp'
-    with temporary.open('wb') as file:
-        np.savez(file, **{name: np.asarray(value, np.float16) for name, value in weights.items()})
-    temporary.replace(folder / 'weights.npz')
+    _save(folder / 'weights.npz', weights)
+    (folder / DECODER).unlink(missing_ok=True)
+    if decoder is not None:
+        _save(folder / DECODER, flatten_dict(decoder, sep='/'))
     (folder / 'pruner.json').write_text(json.dumps(record, indent=2) + '\n', 'utf-8')
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as float16; the file appears whole or not at all."""
+    temporary = path.with_suffix('.tmp')
+    with temporary.open('wb') as file:
+        np.savez(file, **{name: np.asarray(value, np.float16) for name, value in arrays.items()})
+    temporary.replace(path)
+
+
+def load_decoder(folder: Path, decoder: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the decoder that learned along with a pruner.
+
+    Args:
+        folder: Of the pruner; it need not exist.
+        decoder: The policy's own PaliGemma/llm, stacked.
+
+    Returns:
+        The like of it; None where there is none.
+
+    Raises:
+        PruningError: it cannot be read, or is of another policy.
+    """
+    path, own = folder / DECODER, flatten_dict(decoder, sep='/')
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise PruningError(f'{path}: is no decoder: {error}') from error
+    for name in sorted(own.keys() | found.keys()):
+        shapes = [tree[name].shape if name in tree else None for tree in (found, own)]
+        if shapes[0] != shapes[1]:
+            raise PruningError(f'{path}: {name}: shape {shapes[0]}, expected {shapes[1]} as of '
+                               'the policy')
+    return unflatten_dict({name: array.astype(own[name].dtype)
+                           for name, array in found.items()}, sep='/')
 
 
 def load_pruner(folder: Path, *, tokens: int, width: int,

@@ -19,7 +19,13 @@ from ros_pi0_fast.accel.acceptance import accept_drawn, accept_likeliest
 from ros_pi0_fast.accel.drafters import Drafter, Prefix, Proposal, Rules, SoFar
 from ros_pi0_fast.accel.relaxation import Relaxation
 from ros_pi0_fast.model.cache import KVCache
-from ros_pi0_fast.model.decode import DecodeOptions, Forced, GrammarTables, Progress
+from ros_pi0_fast.model.decode import (
+    DecodeOptions,
+    Forced,
+    GrammarTables,
+    Progress,
+    likeliest,
+)
 from ros_pi0_fast.model.einsum import Weight
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
@@ -266,7 +272,7 @@ class _Loop:
                     state.replace(key=key))
         if self.relaxation is None or not len(there):
             return *accept_likeliest(logits, proposal, there), state
-        choice = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        choice = likeliest(logits)
         before = jax.tree.map(lambda rows: rows[:-1], progress)
         accepted, changed = self.relaxation.accept(choice[:-1], proposal.ids, there, before,
                                                    state.changed)

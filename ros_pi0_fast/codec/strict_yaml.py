@@ -108,6 +108,10 @@ class Section:
                                f'expected {expected}')
         return default
 
+    def value(self, key: str, expected: str) -> Any:
+        """Return a value as it is, for the caller to check."""
+        return self._get(key, expected)
+
     def section(self, key: str) -> Section:
         """Return the mapping below a key."""
         value = self._get(key, 'a mapping')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,8 @@ PLATFORM_OPTIONS: dict[str, CompilerOptions] = {'gpu': (
 
 @dataclass(frozen=True, kw_only=True)
 class Compilation:
-    """One executable that was made."""
+    """One executable that was made. Without its key: JAX keeps traces as long as the stage."""
 
-    key: Hashable
     seconds: float
     thread: str
     """Name of the thread that compiled it."""
@@ -49,6 +49,22 @@ class Compiler:
         self._compiled: dict[Hashable, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
         self._key_locks: dict[Hashable, threading.Lock] = {}
+        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()
+
+    def share(self) -> Share:
+        """Return a view that keeps the executables that are asked for through it."""
+        share = Share(self)
+        with self._lock:
+            self._shares.add(share)
+        return share
+
+    def sweep(self) -> None:
+        """Give up the executables that no share has any more."""
+        with self._lock:
+            used = set().union(*(share.keys for share in self._shares))
+            for key in [key for key in self._compiled if key not in used]:
+                del self._compiled[key]
+                self._key_locks.pop(key, None)
 
     def executables(self) -> list[tuple[Hashable, jax.stages.Compiled]]:
         """Return keys and executables."""
@@ -74,20 +90,42 @@ class Compiler:
         with self._lock:
             lock = self._key_locks.setdefault(key, threading.Lock())
         with lock:
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(key, function, arguments, donate)
-        return self._compiled[key]
+            found = self._compiled.get(key)
+            if found is None:
+                found = self._compiled[key] = self._compile(function, arguments, donate)
+        return found
 
-    def _compile(self, key: Hashable, function: Callable[..., Any], arguments: tuple[Any, ...],
+    def _compile(self, function: Callable[..., Any], arguments: tuple[Any, ...],
                  donate: tuple[int, ...]) -> jax.stages.Compiled:
         began = time.perf_counter()
         lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
         compiled = lowered.compile(compiler_options=self._options or None)
         memory = compiled.memory_analysis()
         self.log.append(Compilation(
-            key=key, seconds=time.perf_counter() - began, thread=threading.current_thread().name,
+            seconds=time.perf_counter() - began, thread=threading.current_thread().name,
             temporary_bytes=getattr(memory, 'temp_size_in_bytes', 0) or 0))
         return compiled
+
+
+class Share:
+    """What one user of a compiler has asked for; kept as long as this object."""
+
+    def __init__(self, compiler: Compiler):
+        self.keys: set[Hashable] = set()
+        self._compiler = compiler
+
+    def find(self, key: Hashable) -> jax.stages.Compiled | None:
+        """See Compiler.find."""
+        found = self._compiler.find(key)
+        if found is not None:
+            self.keys.add(key)
+        return found
+
+    def get(self, key: Hashable, function: Callable[..., Any], *arguments: Any,
+            donate: tuple[int, ...] = ()) -> jax.stages.Compiled:
+        """See Compiler.get."""
+        self.keys.add(key)
+        return self._compiler.get(key, function, *arguments, donate=donate)
 
 
 def enable_persistent_cache(folder: Path) -> None:

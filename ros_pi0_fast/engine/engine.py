@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
-import numpy as np
+import jax
 
 from ros_pi0_fast.accel.attention_choice import AttentionChooser
 from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
-from ros_pi0_fast.codec.fast import MalformedChunkError
-from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
-from ros_pi0_fast.engine.choice import FIXED, Choice
+from ros_pi0_fast.codec.policy_codec import PolicyCodec
+from ros_pi0_fast.engine.answer import Memory, answer
+from ros_pi0_fast.engine.background import in_background, wait_for
+from ros_pi0_fast.engine.choice import Choice
 from ros_pi0_fast.engine.compiler import Compiler, CompilerOptions
-from ros_pi0_fast.engine.parameters import Form, ParameterStore
-from ros_pi0_fast.engine.program import Clock, Program
-from ros_pi0_fast.engine.pruning import PolicyPruner, PruningMemory
+from ros_pi0_fast.engine.memory import return_free_memory
+from ros_pi0_fast.engine.parameters import ParameterStore
+from ros_pi0_fast.engine.program import Program
+from ros_pi0_fast.engine.pruning import PolicyPruner
 from ros_pi0_fast.engine.speculation import Speculation
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.layers import Params
@@ -26,13 +25,15 @@ from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.types import ActionChunk, Observation
 from ros_pi0_fast.weights.checkpoint import Checkpoint
 
-COMPILE_THREAD = 'compile'
-COMPILE_NICENESS = 15
+KEPT_SHAPES = 8
+"""Sizes of pictures that resizing on the device is compiled for."""
+KEPT_VARIANTS = 6
+"""See Engine; what a node keeps."""
 
 
 class Engine:
     """Runs one policy. One inference at a time: callers with several threads must take turns.
-    With pruning on, observations are those of one robot: what it saw before counts.
+    What was seen before counts, with pruning or a drafter: see `memory`.
 
     What is asked for by `request` is compiled in a thread of its own, while what ran before goes
     on; the swap is between two inferences. Should it fail, what ran before stays.
@@ -48,6 +49,7 @@ class Engine:
         memory_limit_mb: Most that the weights of all variants in use may take, MiB; 0: no limit.
         compiler_options: Of XLA, for every executable.
         speculation: Knows the drafters; None: those of the checkpoint's folder.
+        kept_variants: How many stay compiled, those that ran last; None: all of them.
 
     Raises:
         EngineError, MemoryLimitError, VariantError: a parameter cannot be honoured.
@@ -58,8 +60,10 @@ class Engine:
                  variant: Variant | None = None, malformed: str = 'constrain',
                  max_decode_tokens: int | None = None, memory_limit_mb: float = 0,
                  compiler_options: CompilerOptions = (),
+                 kept_variants: int | None = KEPT_VARIANTS,
                  speculation: Speculation | None = None):
         self._codec = codec
+        self._kept_variants = kept_variants
         self.model = Pi0Fast(checkpoint.config)
         self._compiler = Compiler(compiler_options)
         self.attention = AttentionChooser()
@@ -67,9 +71,11 @@ class Engine:
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
         self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(
             key in codec.profile.cameras for key in checkpoint.config.camera_keys))
-        self._memory = PruningMemory()
+        self.memory = Memory()
+        """Of the robot whose observations come; another one here goes on with another robot."""
         self._speculation = speculation or Speculation.load(checkpoint.folder, self.model, codec)
-        self._last: tuple[str, ActionChunk] | None = None
+        self._forgetting = self._running = False
+        self._inferences = 0
         self._max_decode_tokens = max_decode_tokens
         self._lock = threading.Lock()
         self._programs: dict[Choice, Program] = {}
@@ -127,6 +133,11 @@ class Engine:
         return tree_bytes(self.model.head(self.params) if head is None else head)
 
     @property
+    def drafters(self) -> tuple[str, ...]:
+        """What can guess with this checkpoint."""
+        return self._speculation.names
+
+    @property
     def buckets(self) -> tuple[int, ...]:
         """Lengths that prompts are padded to."""
         return self._active.buckets
@@ -147,9 +158,7 @@ class Engine:
             self.failure = ''
             if self._wanted in self._programs or self._thread is not None:
                 return
-            self._thread = threading.Thread(target=self._compile_wanted, daemon=True,
-                                            name=COMPILE_THREAD)
-            self._thread.start()
+            self._thread = in_background(self._compile_wanted)
 
     def use(self, variant: Variant) -> None:
         """Have the next inference run a variant, whatever is compiled: to measure it.
@@ -172,8 +181,7 @@ class Engine:
         May be called by several threads.
         """
         program = self._programs[Choice(variant=variant, malformed=self._wanted.malformed)]
-        program.run(self._codec.encode(observation), Clock(), PruningMemory(), '',
-                    program.decoding.drafter(), program.decoding.lengths[-1])
+        program.try_out(self._codec.encode(observation), program.decoding.lengths[-1])
 
     def check(self, variant: Variant) -> None:
         """Check that a variant could run beside what runs now.
@@ -183,7 +191,7 @@ class Engine:
             VariantError: the checkpoint has no such weights, or no such drafter.
         """
         self._speculation.check(variant)
-        self._store.check(Form.of(variant), frozenset({self._active.form}))
+        self._store.check(self._store.form_of(variant), frozenset({self._active.form}))
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing is compiled in the background; tell whether that came in time."""
@@ -194,7 +202,6 @@ class Engine:
 
     def _compile_wanted(self) -> None:
         """Compile what is wanted, until that is there. Runs in a thread of its own."""
-        _yield_to_inference()
         while True:
             with self._lock:
                 wanted = self._wanted
@@ -202,15 +209,33 @@ class Engine:
                     self._thread = None
                     return
             try:
-                program = self._make(wanted)
-                program.warm_up()
-                for shapes in tuple(self._seen_shapes):
-                    program.pictures.compile(shapes)
+                self._prepare(wanted)
             except Exception as error:  # Whatever it is, the robot keeps what runs.
                 self._give_up(wanted, f'{type(error).__name__}: {error}')
-            else:
-                with self._lock:
-                    self._programs[wanted] = program
+
+    def _prepare(self, choice: Choice) -> Program:
+        """Return the program of a choice, compiled."""
+        with self._lock:
+            program = self._programs.get(choice)
+        if program is not None:
+            return program
+        program = self._make(choice)
+        program.warm_up()
+        for shapes in tuple(self._seen_shapes):
+            program.pictures.compile(shapes)
+        with self._lock:
+            self._programs[choice] = program
+            idle = [each for each in self._programs
+                    if each not in (choice, self._wanted, self._active.choice)]
+            kept = self._kept_variants or len(self._programs)
+            too_many = idle[:max(0, len(self._programs) - kept)]
+            for each in too_many:
+                del self._programs[each]
+        if too_many:
+            self._compiler.sweep()
+            jax.clear_caches()  # Of traces; what is compiled ahead of time stays.
+        return_free_memory()
+        return program
 
     def _give_up(self, wanted: Choice, reason: str) -> None:
         with self._lock:
@@ -222,9 +247,10 @@ class Engine:
         with self._lock:
             kept = {program.form for program in self._programs.values()}
             in_use = frozenset({self._active.form}) if self._programs else frozenset()
-        program = Program(choice, self.model, self._codec, self._store, self._compiler,
-                          self.attention, self._pruning, self._speculation, in_use=in_use,
-                          max_decode_tokens=self._max_decode_tokens)
+        program = Program(
+            choice, self.model, self._codec, self._store, self._compiler.share(), self.attention,
+            self._pruning, self._speculation, in_use=in_use,
+            max_decode_tokens=self._max_decode_tokens)
         self._forget(kept - self._store.forms)
         return program
 
@@ -254,62 +280,70 @@ class Engine:
         Raises:
             ObservationError: the observation does not fit the robot profile.
         """
-        clock = Clock()
         program = self._swap()
-        encoded = self._codec.encode(observation)
-        drafter = program.decoding.drafter(self._chunk_before(observation), observation)
-        preprocess_ms = clock.lap()
-        ids, stats = program.run(encoded, clock, self._memory, observation.instruction, drafter)
-        self._notice_shapes(encoded, program)
-        actions, reason = self._actions(ids, encoded, program)
-        stats = replace(stats, preprocess_ms=preprocess_ms, postprocess_ms=clock.lap(),
-                        total_ms=clock.total)
-        chunk = ActionChunk(actions=actions, valid=not reason, reason=reason, token_ids=ids,
-                            stamp_ns=observation.stamp_ns, stats=stats)
-        self._last = (observation.instruction, chunk) if chunk.valid else None
+        self._running = True
+        try:
+            chunk = answer(program, self._codec, observation, self.memory)
+        finally:
+            self._running = False
+            self._inferences += 1
+        self._notice_shapes(observation, program)
         return chunk
 
-    def _chunk_before(self, observation: Observation) -> ActionChunk | None:
-        """Return the last chunk, if it was for the same instruction."""
-        if self._last is None or self._last[0] != observation.instruction:
-            return None
-        return self._last[1]
+    def forget(self) -> None:
+        """Let the next inference know nothing of those before: neither what was pruned nor the
+        chunk before. May be called by any thread, also during an inference.
+        """
+        self._forgetting = True
+
+    def measure(self, variant: Variant, observations: Sequence[Observation], *,
+                first: int = 0) -> list[float]:
+        """Time a variant on observations, beside the inferences that go on; compile it before.
+
+        Inferences that another one ran into do not count, where there are enough without them.
+        The variant should not be the one that runs.
+
+        Args:
+            variant: Which.
+            observations: Those of one robot, in order.
+            first: The first that is timed; those before only warm up.
+
+        Returns:
+            Milliseconds of each inference.
+
+        Raises:
+            EngineError, MemoryLimitError, VariantError: it cannot run.
+            ObservationError: an observation does not fit the robot profile.
+        """
+        self.check(variant)
+        choice = Choice(variant=variant, malformed=self.malformed)
+        program = wait_for(lambda: self._prepare(choice))
+        memory, alone, crowded = Memory(), [], []
+        for index, observation in enumerate(observations):
+            count = self._inferences
+            chunk = answer(program, self._codec, observation, memory)
+            undisturbed = self._inferences == count and not self._running
+            if index >= first:
+                (alone if undisturbed else crowded).append(chunk.stats.total_ms)
+        return alone if len(alone) >= len(crowded) else alone + crowded
 
     def _swap(self) -> Program:
         """Return the program to run: the one that is wanted as soon as it is there."""
+        if self._forgetting:
+            self._forgetting = False
+            self.memory = Memory()
         with self._lock:
             self._active = self._programs.get(self._wanted, self._active)
+            choice = self._active.choice
+            self._programs[choice] = self._programs.pop(choice, self._active)  # The last to go.
             return self._active
 
-    def _notice_shapes(self, encoded: EncodedObservation, program: Program) -> None:
-        """Have the resizing of pictures of a new size compiled, for inferences to come."""
-        shapes = tuple(encoded.images[key].shape for key in sorted(encoded.images))
-        if shapes not in self._seen_shapes:
+    def _notice_shapes(self, observation: Observation, program: Program) -> None:
+        """Have the resizing of pictures of a new size compiled, for inferences to come.
+
+        Not of ever new sizes: then Pillow on the host resizes them.
+        """
+        shapes = tuple(observation.images[key].shape for key in sorted(observation.images))
+        if shapes not in self._seen_shapes and len(self._seen_shapes) < KEPT_SHAPES:
             self._seen_shapes.add(shapes)
-
-            def compile_resize() -> None:
-                _yield_to_inference()
-                program.pictures.compile(shapes)
-
-            threading.Thread(target=compile_resize, daemon=True, name=COMPILE_THREAD).start()
-
-    def _actions(self, ids: np.ndarray, encoded: EncodedObservation, program: Program,
-                 ) -> tuple[np.ndarray, str]:
-        """Decode ids; return actions in robot units and '', or none and the reason."""
-        nothing = np.zeros((0, self._codec.profile.action_dim), np.float32)
-        if program.choice.malformed == FIXED:
-            return nothing, 'fixed: a given number of ids, for measuring only'
-        try:
-            actions = self._codec.decode(ids, encoded)
-        except MalformedChunkError as error:
-            return nothing, f'malformed: {error}'
-        if not np.isfinite(actions).all():
-            return nothing, 'not finite: the actions have NaN or infinity in them'
-        return actions, ''
-
-
-def _yield_to_inference() -> None:
-    """Let this thread and those that it starts compute when nothing else does (Linux only)."""
-    if hasattr(os, 'setpriority'):
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), COMPILE_NICENESS)
+            in_background(lambda: program.pictures.compile(shapes))

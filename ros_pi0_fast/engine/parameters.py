@@ -33,12 +33,8 @@ class Form:
     matrices: bool
     quantized: str = 'none'
     """'none', 'int8' or 'int4'."""
-
-    @classmethod
-    def of(cls, variant: Variant) -> Form:
-        """Return the form that a variant runs on."""
-        return cls(unrolled=variant.unrolled_layers, matrices=variant.matrix_weights,
-                   quantized=variant.quantized_weights)
+    pruned: bool = False
+    """With the decoder that learned to do without image tokens that are pruned."""
 
 
 class ParameterStore:
@@ -75,6 +71,12 @@ class ParameterStore:
         """Forms that are kept."""
         with self._lock:
             return set(self._forms)
+
+    def form_of(self, variant: Variant) -> Form:
+        """Return the form that a variant runs on."""
+        return Form(unrolled=variant.unrolled_layers, matrices=variant.matrix_weights,
+                    quantized=variant.quantized_weights,
+                    pruned=variant.prunes and self._checkpoint.pruned_decoder is not None)
 
     def get(self, form: Form, in_use: frozenset[Form] = frozenset()) -> Params:
         """Return the weights in a form, made if they are not there.
@@ -139,9 +141,12 @@ class ParameterStore:
         return to_rows(made) if form.matrices and self.by_rows else made
 
     def _make_matrices(self, form: Form) -> Params:
-        if form.quantized in self._checkpoint.quantized:
+        if form.quantized in self._checkpoint.quantized and not form.pruned:
             return self._checkpoint.quantized[form.quantized]
         params = self._checkpoint.params
+        if form.pruned:
+            params = {'PaliGemma': {**params['PaliGemma'],
+                                    'llm': self._checkpoint.pruned_decoder}}
         if form.quantized != 'none':  # Leaf by leaf, so that there is no wide copy of them all.
             return quantize_params(self._model, params, Scheme(weights=form.quantized))
         params = jax.tree.map(jnp.asarray, params)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ros_pi0_fast.codec.policy_codec import EncodedObservation
 from ros_pi0_fast.codec.resize import resize_with_pad
-from ros_pi0_fast.engine.compiler import Compiler
+from ros_pi0_fast.engine.compiler import Share
 from ros_pi0_fast.engine.stages import Resize
 
 
@@ -24,7 +24,7 @@ class Pictures:
     """
 
     def __init__(self, wanted: tuple[str, ...], there: tuple[str, ...], resize: Resize,
-                 compiler: Compiler, *, on_device: bool):
+                 compiler: Share, *, on_device: bool):
         self._wanted, self._there = wanted, there
         self._resize, self._compiler, self._on_device = resize, compiler, on_device
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ros_pi0_fast.accel.pruning_file import FOLDER, load_decoder
 from ros_pi0_fast.accel.quantization import WEIGHTS
 from ros_pi0_fast.accel.quantized_checkpoint import is_quantized, load_quantized
 from ros_pi0_fast.codec.contract import check_contract
@@ -17,10 +18,11 @@ def load_weights(folder: str | Path, profile: RobotProfile) -> Checkpoint:
     """Read a checkpoint's weights: plain, quantized, or plain with quantized ones below.
 
     Weights in `int8/` and `int4/` below a plain checkpoint are those of its quantized variants;
-    where there are none, these are made by rounding.
+    where there are none, these are made by rounding. A decoder in `pruner/` is that of variants
+    that prune.
 
     Raises:
-        CheckpointError, QuantizationError: the weights cannot be read.
+        CheckpointError, QuantizationError, PruningError: the weights cannot be read.
     """
     folder = Path(folder)
     if is_quantized(folder):
@@ -33,8 +35,10 @@ def load_weights(folder: str | Path, profile: RobotProfile) -> Checkpoint:
             raise CheckpointError(f'{folder / name}: {" ".join(stored.quantized)} weights of '
                                   f'{stored.config}, expected {name} weights of '
                                   f'{checkpoint.config}')
-    return replace(checkpoint, quantized={name: stored.quantized[name]
-                                          for name, stored in below.items()})
+    return replace(
+        checkpoint,
+        quantized={name: stored.quantized[name] for name, stored in below.items()},
+        pruned_decoder=load_decoder(folder / FOLDER, checkpoint.params['PaliGemma']['llm']))
 
 
 def load_policy(folder: str | Path, profile: RobotProfile, *,
@@ -49,7 +53,7 @@ def load_policy(folder: str | Path, profile: RobotProfile, *,
 
     Raises:
         ContractError: robot and checkpoint do not fit; each mismatch names both sides.
-        CheckpointError, QuantizationError: the weights cannot be read.
+        CheckpointError, QuantizationError, PruningError: the weights cannot be read.
     """
     codec = PolicyCodec.from_checkpoint(folder, profile, text_tokenizer=text_tokenizer,
                                         fast_tokenizer=fast_tokenizer)

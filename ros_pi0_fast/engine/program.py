@@ -14,11 +14,12 @@ import numpy as np
 from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape
 from ros_pi0_fast.accel.drafters import Drafter
 from ros_pi0_fast.accel.kernels.few_tokens import FewTokensBlock
+from ros_pi0_fast.accel.matrices import Matrices
 from ros_pi0_fast.accel.pruning import PruningState, Ranking
 from ros_pi0_fast.accel.quantized_cache import QuantizedLayerCache
 from ros_pi0_fast.codec.policy_codec import EncodedObservation, PolicyCodec
 from ros_pi0_fast.engine.choice import Choice
-from ros_pi0_fast.engine.compiler import Compiler
+from ros_pi0_fast.engine.compiler import Share
 from ros_pi0_fast.engine.decoding import Decoding
 from ros_pi0_fast.engine.parameters import Form, ParameterStore
 from ros_pi0_fast.engine.pictures import Pictures
@@ -35,7 +36,7 @@ from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
 from ros_pi0_fast.model.gemma import Block
-from ros_pi0_fast.model.pi0_fast import Pi0Fast
+from ros_pi0_fast.model.pi0_fast import HEAD_EQUATION, Pi0Fast
 from ros_pi0_fast.types import InferenceStats
 
 CACHES = {'none': LayerCache, 'int8': QuantizedLayerCache}
@@ -72,7 +73,7 @@ class Program:
         model: The network.
         codec: Of the same checkpoint.
         store: Its weights.
-        compiler: Shared with other programs, and so the next.
+        compiler: This program's share; what is next is shared with other programs.
         chooser: Knows which attention is the fastest.
         pruning: How image tokens are pruned where the variant asks for it.
         speculation: Knows the drafters.
@@ -86,11 +87,11 @@ class Program:
     """
 
     def __init__(self, choice: Choice, model: Pi0Fast, codec: PolicyCodec, store: ParameterStore,
-                 compiler: Compiler, chooser: AttentionChooser, pruning: PolicyPruner,
+                 compiler: Share, chooser: AttentionChooser, pruning: PolicyPruner,
                  speculation: Speculation, *,
                  max_decode_tokens: int | None = None, in_use: frozenset[Form] = frozenset()):
         self.choice = choice
-        self.form = Form.of(choice.variant)
+        self.form = store.form_of(choice.variant)
         model = replace(
             model, attend=folded if choice.variant.folded_attention else reference,
             layer_cache=CACHES[choice.variant.quantized_cache],
@@ -174,6 +175,10 @@ class Program:
         candidates = jnp.asarray(codec.fast_to_model(np.arange(codec.fast.vocab_size)), jnp.int32)
         cut = self.choice.variant.cut_head and self.choice.malformed != 'reject'
         head = self._model.head(self.params, candidates) if cut else None
+        if (self.choice.variant.matrix_weights and isinstance(head, jax.Array)
+                and self._model.block is Block):
+            # Else a CPU transposes it in every pass.
+            head = Matrices.of(head, HEAD_EQUATION)
         return Vocabulary(
             candidates=candidates, head=head,
             grammar=GrammarTables(count=jnp.asarray(grammar.count),
@@ -208,12 +213,12 @@ class Program:
                 normalized_state=np.zeros(self._codec.profile.state_dim, np.float32))
             # Decoding does not depend on the bucket.
             for length in self.decoding.lengths if i == 1 else self.decoding.lengths[:1]:
-                self._try(encoded, length)
+                self.try_out(encoded, length)
         if len(self.decoding.lengths) > 1:
             for length in CALIBRATIONS * self.decoding.lengths:
-                self.decoding.calibrate(length, self._try(encoded, length))
+                self.decoding.calibrate(length, self.try_out(encoded, length))
 
-    def _try(self, encoded: EncodedObservation, length: int) -> InferenceStats:
+    def try_out(self, encoded: EncodedObservation, length: int) -> InferenceStats:
         """Run an inference that is none; return what it cost."""
         return self.run(encoded, Clock(), PruningMemory(), '', self.decoding.drafter(), length)[1]
 

@@ -53,7 +53,7 @@ class PolicyPruner:
 
     def of(self, variant: Variant) -> AdaptiveVisualPruner | None:
         """Return what prunes in a variant; None where nothing does."""
-        if not variant.pruning or (variant.keep_ratio == 1 and not variant.adaptive):
+        if not variant.prunes:
             return None
         return AdaptiveVisualPruner(scorer=self.scorer, keep_ratio=variant.keep_ratio,
                                     adaptive=variant.adaptive, cameras=self.cameras)

@@ -50,16 +50,20 @@ class Speculation:
         """
         return cls(load_drafters(folder / FOLDER, model, codec.fast.vocab_size), codec)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that there are."""
+        return (PREVIOUS_CHUNK, *self.drafters)
+
     def check(self, variant: Variant) -> None:
         """Check that the drafter of a variant is there.
 
         Raises:
             VariantError: it is not.
         """
-        there = (PREVIOUS_CHUNK, *self.drafters)
-        if variant.speculative and variant.drafter not in there:
+        if variant.speculative and variant.drafter not in self.names:
             raise VariantError(f'speculative.drafter: {variant.drafter}, expected one that the '
-                               f'checkpoint has: {", ".join(there)}')
+                               f'checkpoint has: {", ".join(self.names)}')
 
     def drafter(self, variant: Variant, chunk: ActionChunk | None,
                 observation: Observation | None) -> Drafter:

@@ -126,6 +126,11 @@ class Variant:
         return getattr(self, name) not in (False, 'none')
 
     @property
+    def prunes(self) -> bool:
+        """Tell whether it leaves image tokens out."""
+        return self.pruning and (self.keep_ratio < 1 or self.adaptive)
+
+    @property
     def name(self) -> str:
         """'default', 'reference', or what differs from the default: 'early_stop=false'."""
         if self == REFERENCE:

@@ -93,13 +93,19 @@ def measure(engine: Engine, rows: Sequence[Row], observations: Sequence[Observat
             raise SystemExit(f'{row.name}: {engine.failure or "still compiling"}')
         engine.infer(observations[0])
         row.compile_s = time.perf_counter() - began
-        scratch = max((made.temporary_bytes for made in engine.compiler.log[before:]), default=0)
-        row.peak_mb = (tree_bytes(engine.params) + scratch) / MIB
+        row.peak_mb = peak_mb(engine, before)
     _compare(engine, rows, observations)
     for run in tqdm(range(runs), desc='run', unit='run'):
         for row in rows:
             engine.request(variant=row.variant)
             row.add(engine.infer(observations[run % len(observations)]))
+
+
+def peak_mb(engine: Engine, before: int) -> float:
+    """Return what the variant that runs takes, MiB: its weights, and the scratch memory of the
+    executable with the most of those compiled after the first `before`."""
+    scratch = max((made.temporary_bytes for made in engine.compiler.log[before:]), default=0)
+    return (tree_bytes(engine.params) + scratch) / MIB
 
 
 def _compare(engine: Engine, rows: Sequence[Row], observations: Sequence[Observation]) -> None:
@@ -208,9 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prompt_tokens=options.prompt_tokens, tokens=options.tokens)
     except ValueError as error:
         parser.error(str(error))
-    engine = Engine(checkpoint, codec, variant=rows[0].variant, **how, compiler_options=tuple(
-        (name, parse_value(value)) for name, _, value in
-        (text.partition('=') for text in options.compiler_option)))
+    engine = Engine(
+        checkpoint, codec, variant=rows[0].variant, kept_variants=None, **how,
+        compiler_options=tuple((name, parse_value(value)) for name, _, value in (
+            text.partition('=') for text in options.compiler_option)))
     measure(engine, rows, seen, runs=options.runs)
     print(report(options.preset, rows, len(seen)))
 

@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint, codec, seen, how = load_policy_and_observations(
         options.preset, count=4, checkpoint=None, prompt_tokens=options.prompt_tokens,
         tokens=options.tokens)
-    engine = Engine(checkpoint, codec, variant=REFERENCE, **how,
+    engine = Engine(checkpoint, codec, variant=REFERENCE, **how, kept_variants=None,
                     speculation=ForcedSpeculation({}, codec))
     rows = {name: ROWS[name] for name in dict.fromkeys(['reference', *options.rows])}
     prepare(engine, rows, seen[0])

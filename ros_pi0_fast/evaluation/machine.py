@@ -1,16 +1,22 @@
-"""How fast this machine moves bytes and multiplies: what a stage's time is compared with."""
+"""What this machine is, and how fast it moves bytes and multiplies."""
 
 from __future__ import annotations
 
+import platform
+import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-COPY_BYTES = 256 * 2**20
+MIB = 2**20
+COPY_BYTES = 256 * MIB
 MATRIX = (512, 4096)
 """A decoder's matrix; enough of them are read in turn to fill no cache."""
 MATMUL_SIZE = 2048
@@ -86,3 +92,19 @@ def measure_machine(dtype: str = 'float32') -> Machine:
     matmul = 2 * square**3 / _seconds(jax.jit(lambda a: a @ a), a)
     return Machine(device=jax.devices()[0].device_kind, copy=copy, matrix_vector=matrix_vector,
                    matmul=matmul)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a report says of the machine, and the most memory that was in use so far."""
+    device, memory = jax.devices()[0], None
+    with suppress(NotImplementedError):
+        memory = device.memory_stats()
+    cpu = Path('/proc/cpuinfo')
+    names = [line.partition(':')[2].strip() for line in cpu.read_text('utf-8').splitlines()
+             if line.startswith('model name')] if cpu.exists() else []
+    return {
+        'device': device.device_kind if device.platform != 'cpu' else (names or ['CPU'])[0],
+        'platform': device.platform, 'cores': len(names), 'jax': jax.__version__,
+        'python': platform.python_version(),
+        'peak_device_mb': round(memory['peak_bytes_in_use'] / MIB) if memory else None,
+        'peak_process_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}

@@ -23,7 +23,7 @@ import numpy as np
 
 from ros_pi0_fast.accel.pruning import AdaptiveVisualPruner
 from ros_pi0_fast.accel.pruning_baselines import AttentionScorer, RandomScorer, UniformScorer
-from ros_pi0_fast.accel.pruning_file import FOLDER, load_pruner
+from ros_pi0_fast.accel.pruning_file import FOLDER, load_decoder, load_pruner
 from ros_pi0_fast.accel.pruning_scores import TrainingFreeScorer, Weights
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.policy import load_policy
@@ -33,9 +33,11 @@ from ros_pi0_fast.evaluation.settings import override
 from ros_pi0_fast.evaluation.statistics import rate_line
 from ros_pi0_fast.evaluation.success import CHECKPOINT, PROFILE, evaluation_episodes, summarize
 from ros_pi0_fast.model.config import Pi0FastConfig
+from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.sim.tabletop import Tabletop
 from ros_pi0_fast.sim.tasks import TASKS
+from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 METHODS = ('ours', 'free', 'uniform', 'random', 'attention')
 """free: ours without training."""
@@ -84,6 +86,15 @@ def run_episodes(policy: PrunedPolicy, tables: Sequence[Tabletop], episodes: Seq
                     robots[i] = None
 
 
+def _with_decoder(model: Pi0Fast, policy: Checkpoint, folder: Path) -> Params | None:
+    """Return a policy's parameters, unrolled, with the decoder of a pruner; None without one."""
+    decoder = load_decoder(folder, policy.params['PaliGemma']['llm'])
+    if decoder is None:
+        return None
+    params = {'PaliGemma': {**policy.params['PaliGemma'], 'llm': decoder}}
+    return jax.jit(model.unroll)(jax.tree.map(jnp.asarray, params))
+
+
 def _line(method: str, pruner: AdaptiveVisualPruner, summary: dict[str, Any]) -> str:
     keep = 'adaptive' if pruner.adaptive else f'{100 * pruner.keep_ratio:g} %'
     rates = '; '.join(rate_line(task, rate['successes'], rate['episodes'])
@@ -102,6 +113,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='which scenes: 0, 1, 2, …')
     parser.add_argument('--checkpoint', type=Path, default=CHECKPOINT)
     parser.add_argument('--pruner', type=Path, help='folder; <checkpoint>/pruner by default')
+    parser.add_argument('--own-decoder', action='store_true',
+                        help="the policy's decoder as it is, not as it learned along")
     parser.add_argument('--profile', type=Path, default=PROFILE)
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     parser.add_argument('--execute', type=int, default=5,
@@ -118,22 +131,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     loaded, codec = load_policy(options.checkpoint, RobotProfile.load(options.profile))
     model = Pi0Fast(loaded.config)
-    params = jax.jit(model.unroll)(jax.tree.map(jnp.asarray, loaded.params))
+    folder = options.pruner or options.checkpoint / FOLDER
+    own = jax.jit(model.unroll)(jax.tree.map(jnp.asarray, loaded.params))
+    pruned = own if options.own_decoder else _with_decoder(model, loaded, folder) or own
     episodes = evaluation_episodes(options.episodes, options.seed, latency=0,
                                    tasks=options.tasks)
     tables = [Tabletop() for _ in range(options.slots)]
     found = []
     for method in options.methods:
-        chosen, weights = pruner_of(method, loaded.config,
-                                    options.pruner or options.checkpoint / FOLDER)
+        chosen, weights = pruner_of(method, loaded.config, folder)
         for keep in options.keep:
             began = time.monotonic()
             pruner = override(replace(chosen, keep_ratio=keep), options.set)
-            policy = PrunedPolicy(model, params, codec, pruner=pruner, weights=weights,
-                                  batch=options.slots)
+            policy = PrunedPolicy(model, pruned if keep < 1 else own, codec, pruner=pruner,
+                                  weights=weights, batch=options.slots)
             results = run_episodes(policy, tables, episodes,
                                    LoopSettings(execute=options.execute))
             summary = {'method': method, 'keep': keep, 'set': options.set, 'seed': options.seed,
+                       'own_decoder': options.own_decoder,
                        'kept': float(np.mean(policy.kept)) / loaded.config.num_image_tokens,
                        **summarize(results),
                        'wall_seconds': round(time.monotonic() - began, 1)}

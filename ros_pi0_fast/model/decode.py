@@ -32,6 +32,19 @@ class GrammarTables:
     many coefficients remaining."""
 
 
+def likeliest(scores: jax.Array) -> jax.Array:
+    """Return the index of the highest of scores [..., n], the first of equals: int32 [...].
+
+    What jnp.argmax returns, by two plain reductions, which XLA vectorizes on a CPU: its own of a
+    pair it does number by number, in three times the time.
+    """
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    index = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    # Nothing equals NaN: that the actions are checked for.
+    last = scores.shape[-1] - 1
+    return jnp.min(jnp.where(scores == top, index, last), axis=-1)
+
+
 @flax.struct.dataclass
 class Progress:
     """How far each row's chunk is, by the grammar."""
@@ -177,7 +190,7 @@ class _Chooser:
         return 0 if self.forced is None else len(self.forced.before) + len(self.forced.after)
 
     def __call__(self, hidden: jax.Array, state: DecodeState) -> DecodeState:
-        choice = jnp.argmax(self._logits(hidden, state), axis=-1).astype(jnp.int32)
+        choice = likeliest(self._logits(hidden, state))
         token = choice if self.candidates is None else self.candidates[choice]
         token, progress, ended = self._follow(state, choice, token)
         token = jnp.where(state.finished, 0, token)

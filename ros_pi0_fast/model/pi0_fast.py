@@ -23,6 +23,8 @@ from ros_pi0_fast.model.gemma import Tokens, take_token
 from ros_pi0_fast.model.layers import Layers, Params, run_layers, stack, unroll
 
 Batch = Mapping[str, jax.Array | Mapping[str, jax.Array]]
+HEAD_EQUATION = '...d,vd->...v'
+"""Of outputs and the output head: logits."""
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -219,7 +221,7 @@ class Pi0Fast:
         """
         with jax.named_scope('logits'):
             dtype = max(hidden.dtype, head.dtype, key=lambda dtype: dtype.itemsize)
-            return einsum('...d,vd->...v', hidden.astype(dtype), head)
+            return einsum(HEAD_EQUATION, hidden.astype(dtype), head)
 
     def logits(self, params: Params, hidden: jax.Array, ids: jax.Array | None = None,
                ) -> jax.Array:

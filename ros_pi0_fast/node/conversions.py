@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 from PIL import Image as PillowImage
 
-_CHANNELS = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1, '8UC1': 1, '8UC3': 3}
+_CHANNELS = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1, '8UC1': 1, '8UC3': 3,
+             'rgb16': 3, 'bgr16': 3, 'mono16': 1}
 _TO_RGB = {'bgr8': cv2.COLOR_BGR2RGB, 'rgba8': cv2.COLOR_RGBA2RGB, 'bgra8': cv2.COLOR_BGRA2RGB,
            'mono8': cv2.COLOR_GRAY2RGB, '8UC1': cv2.COLOR_GRAY2RGB,
+           'bgr16': cv2.COLOR_BGR2RGB, 'mono16': cv2.COLOR_GRAY2RGB,
            # OpenCV's order: what cv_bridge takes an image without colour semantics to be.
            '8UC3': cv2.COLOR_BGR2RGB}
 MAX_PIXELS = 64_000_000
@@ -52,7 +54,7 @@ def image_to_rgb(message: Any) -> np.ndarray:
     """Convert a sensor_msgs/Image.
 
     Returns:
-        uint8 RGB [height, width, 3]
+        uint8 RGB [height, width, 3]; 16 bits are scaled to 8
 
     Raises:
         ConversionError: unknown encoding, no pixels, or data of the wrong size.
@@ -65,7 +67,8 @@ def image_to_rgb(message: Any) -> np.ndarray:
     if not 0 < height * width <= MAX_PIXELS:
         raise ConversionError(f'height x width: found {height} x {width}, expected 1 to '
                               f'{MAX_PIXELS} pixels')
-    row = width * _CHANNELS[encoding]
+    wide = encoding.endswith('16')
+    row = width * _CHANNELS[encoding] * (1 + wide)
     if step < row:
         raise ConversionError(f'step: found {step}, expected at least {row} bytes for {width} '
                               f'pixels of {encoding}')
@@ -76,8 +79,11 @@ def image_to_rgb(message: Any) -> np.ndarray:
     bridge = _bridge()
     if bridge is not None and encoding in ('rgb8', 'bgr8', 'mono8') and step == row:
         return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, 'rgb8'))
-    pixels = data.reshape(height, step)[:, :row].reshape(height, width, -1)
-    pixels = np.ascontiguousarray(pixels)
+    pixels = np.ascontiguousarray(data.reshape(height, step)[:, :row])
+    if wide:  # Only here does the order of bytes mean anything.
+        pixels = pixels.view('>u2' if message.is_bigendian else '<u2')
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    pixels = pixels.reshape(height, width, -1)
     return cv2.cvtColor(pixels, _TO_RGB[encoding]) if encoding in _TO_RGB else pixels
 
 

@@ -89,13 +89,16 @@ class ObservationAssembler:
 
     def update_joints(self, names: Sequence[str], positions: Sequence[float],
                       stamp_ns: int) -> None:
-        """Take the joints that the profile names, in any order; others are ignored.
+        """Take the joints that the profile names, in any order; others are ignored, and so are
+        messages that have none but others, whatever else is in them.
 
         Raises:
             ObservationRefused: not one position for each name, one is not finite (in float32, as
                 the model takes it), or they are older than the last ones. Nothing of the message
                 is taken then.
         """
+        if names and not set(names) & set(self._profile.state.joints):
+            return
         if len(names) != len(positions):
             raise self.refuse(f'bad joint state: found {len(positions)} positions for '
                               f'{len(names)} names')
@@ -117,17 +120,21 @@ class ObservationAssembler:
             raise self.refuse(f'out of order: {name} is {behind[name] / 1e6:.1f} ms older than '
                               'the joint state before it')
 
-    def update_instruction(self, text: str) -> None:
+    def update_instruction(self, text: str) -> bool:
         """Take an instruction. A blank one withdraws the one before: the robot must not go on
         with an order that somebody cleared.
+
+        Returns:
+            Whether it is another one than before.
 
         Raises:
             ObservationRefused: it is blank.
         """
         with self._lock:
-            self._instruction = text.strip()
+            before, self._instruction = self._instruction, text.strip()
         if not text.strip():
             raise self.refuse('empty instruction: found a blank text on the instruction topic')
+        return text.strip() != before
 
     def assemble(self, now_ns: int) -> Observation:
         """Return the latest inputs as one observation, stamped with its oldest picture.

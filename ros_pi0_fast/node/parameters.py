@@ -14,7 +14,10 @@ from rclpy.parameter import Parameter
 
 from ros_pi0_fast.engine.choice import MALFORMED
 from ros_pi0_fast.engine.variant import Variant, parameter_of
+from ros_pi0_fast.node.gate import ACTION_LIMITS
 from ros_pi0_fast.share import share_folder
+
+LATE_CHUNKS = ('publish', 'drop')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,25 @@ DECLARATIONS = (
     Declaration(name='max_observation_age_s', default=0.5, low=0.001, high=60.0,
                 description='older pictures and joint states are refused'),
     Declaration(name='max_camera_skew_s', default=0.2, low=0.0, high=60.0,
-                description='pictures whose stamps are further apart are refused'))
+                description='pictures whose stamps are further apart are refused'),
+    Declaration(name='deadline_ms', default=0.0, low=0.0, high=60_000.0,
+                description='a chunk that is ready later than this after the stamp of its '
+                            'observation is late; 0: no deadline'),
+    Declaration(name='late_chunks', default='publish', choices=LATE_CHUNKS,
+                description='publish: flagged as late; drop: not published, and told on ~/stats'),
+    Declaration(name='latency_budget_ms', default=0.0, low=0.0, high=60_000.0,
+                description='milliseconds that an inference may take: the least lossy variant '
+                            'runs whose measured latency fits, beginning with what the switches '
+                            'ask for; 0: what they ask for runs'),
+    Declaration(name='action_limits', default='clamp', choices=ACTION_LIMITS,
+                description='clamp: actions beyond the limits of the profile are set to these, '
+                            'and the chunk is flagged; refuse: the chunk is published as not '
+                            'valid, without actions'),
+    Declaration(name='joint_trajectory.enabled', default=False,
+                description='publish valid chunks on joint_trajectory, too; for robots whose '
+                            'actions are positions of joints'),
+    Declaration(name='dry_run', default=False,
+                description='make and count chunks, and publish statistics only'))
 _BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
-import sys
+import gc
 import threading
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,57 +11,36 @@ import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.compiler import enable_persistent_cache
 from ros_pi0_fast.engine.engine import Engine
+from ros_pi0_fast.engine.memory import return_free_memory
 from ros_pi0_fast.engine.parameters import MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import VariantError
 from ros_pi0_fast.msg import ActionChunk, InferenceStats
+from ros_pi0_fast.node.health import Condition, Health
+from ros_pi0_fast.node.outputs import Publishers
 from ros_pi0_fast.node.parameters import (
     declare_parameters,
     find_problem,
     resolve_path,
     variant_of,
 )
+from ros_pi0_fast.node.process import run_to_the_end
 from ros_pi0_fast.node.serving import Serving
+from ros_pi0_fast.node.trajectory import TrajectoryError, check_positions
+from ros_pi0_fast.node.transitions import Stopped, transition
 
 DEFAULT_CHECKPOINT = 'checkpoints/tabletop'
 DEFAULT_PROFILE = 'config/robots/tabletop.yaml'
-EXECUTOR_THREADS = 4
-STOP_TIMEOUT_S = 2.0
-"""How long the end of the process waits for compilation or inference. `ros2 launch` kills what
-has not ended 10 s after SIGINT."""
-
-Transition = Callable[['PolicyNode', LifecycleState], TransitionCallbackReturn]
-
-
-class Stopped(RuntimeError):  # noqa: N818
-    """The node is to end while it is being configured."""
-
-
-def _transition(callback: Transition) -> Transition:
-    """Run one transition at a time, and tell why one failed: rclpy itself keeps that silent."""
-    @functools.wraps(callback)
-    def run(node: PolicyNode, state: LifecycleState) -> TransitionCallbackReturn:
-        with node.in_transition:
-            try:
-                return callback(node, state)
-            except Stopped:
-                node.get_logger().info('stopped on the way')
-                return TransitionCallbackReturn.FAILURE
-            except Exception as error:  # Whatever it is, its cause is told and the node stays up.
-                node.get_logger().error(f'cannot {callback.__name__.removeprefix("on_")}: '
-                                        f'{type(error).__name__}: {error}')
-                return TransitionCallbackReturn.ERROR
-    return run
 
 
 @dataclass(frozen=True)
@@ -88,18 +62,23 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__('policy_node')
         self.in_transition = threading.Lock()
+        self.state, self.problem = 'unconfigured', ''
         self._settings = declare_parameters(self)
         self._keep_compiled_code()
         self._settings_lock = threading.Lock()
         self._policy: _Policy | None = None
         self._serving: Serving | None = None
         self._stopping = False
-        self._chunks = self.create_lifecycle_publisher(
-            ActionChunk, 'action_chunk', QoSProfile(depth=1))
-        self._stats = self.create_lifecycle_publisher(InferenceStats, '~/stats', 10)
-        self._kept = self.create_lifecycle_publisher(Image, '~/kept_tokens', QoSProfile(depth=1))
-        self.create_service(Trigger, '~/profile', self._on_profile,
-                            callback_group=MutuallyExclusiveCallbackGroup())
+        publisher, latest = self.create_lifecycle_publisher, QoSProfile(depth=1)
+        self._publishers = Publishers(
+            chunks=publisher(ActionChunk, 'action_chunk', latest),
+            trajectories=publisher(JointTrajectory, 'joint_trajectory', latest),
+            stats=publisher(InferenceStats, '~/stats', 10),
+            kept=publisher(Image, '~/kept_tokens', latest))
+        self._health = Health(self, self._condition)
+        for name, callback in (('~/profile', self._on_profile), ('~/reset', self._on_reset)):
+            self.create_service(Trigger, name, callback,
+                                callback_group=MutuallyExclusiveCallbackGroup())
         self.add_on_set_parameters_callback(self._on_parameters)
         if self._settings['autostart']:
             # Steady: simulated time may not have begun.
@@ -123,12 +102,14 @@ class PolicyNode(LifecycleNode):
 
     # --- lifecycle -----------------------------------------------------------------------
 
-    @_transition
+    @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load profile and checkpoint, check them against each other, and compile."""
         with self._settings_lock:
             settings = dict(self._settings)
         profile = RobotProfile.load(resolve_path(settings['robot_profile'], DEFAULT_PROFILE))
+        if settings['joint_trajectory.enabled']:
+            check_positions(profile)
         folder = resolve_path(settings['checkpoint'], DEFAULT_CHECKPOINT)
         self._tell(f'loading {folder} for {profile.source}')
         checkpoint, codec = load_policy(
@@ -152,43 +133,47 @@ class PolicyNode(LifecycleNode):
         if self._stopping or not self.context.ok():
             raise Stopped
 
-    @_transition
+    @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, and answer observations."""
         self._check_stop()
         with self._settings_lock:
             rate_hz = self._settings['rate_hz']
             self._serving = Serving(
-                self, self._policy.engine, self._policy.profile, chunks=self._chunks,
-                stats=self._stats, kept=self._kept, settings=self._settings)
+                self, self._policy.engine, self._policy.profile, publishers=self._publishers,
+                settings=self._settings)
         result = super().on_activate(state)
         self.get_logger().info(f'active: a chunk is asked for {rate_hz:g} times a second')
         return result
 
-    @_transition
+    @transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Publish nothing more, take no more inputs, and wait for the inference that runs."""
         self._stop_serving()
         return super().on_deactivate(state)
 
-    @_transition
+    @transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the policy and its memory."""
-        self._policy = None
+        self._give_up_policy()
         return super().on_cleanup(state)
 
-    @_transition
+    @transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop from whatever state."""
         self._stop_serving()
-        self._policy = None
+        self._give_up_policy()
         return super().on_shutdown(state)
 
-    @_transition
+    @transition
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come back to where configure works again."""
-        self._stop_serving()
-        self._policy = None
+        """Come back to where configure works again, whatever else fails on the way."""
+        try:
+            self._stop_serving()
+        except Exception as error:
+            self.get_logger().error(f'cannot stop serving: {type(error).__name__}: {error}')
+            self._serving = None
+        self._give_up_policy()
         super().on_deactivate(state)
         return super().on_error(state)
 
@@ -198,6 +183,11 @@ class PolicyNode(LifecycleNode):
             return False
         self._serving = None
         return True
+
+    def _give_up_policy(self) -> None:
+        self._policy = None
+        gc.collect()  # Weights are large, and must be gone before others are loaded.
+        return_free_memory()
 
     def stop(self, timeout_s: float) -> bool:
         """Stop whatever the node does, from whatever state.
@@ -209,7 +199,9 @@ class PolicyNode(LifecycleNode):
         if not self.in_transition.acquire(timeout=timeout_s):
             return False
         try:
-            return self._stop_serving(timeout_s)
+            policy = self._policy
+            return self._stop_serving(timeout_s) and (
+                policy is None or policy.engine.wait(timeout_s))
         finally:
             self.in_transition.release()
 
@@ -231,6 +223,24 @@ class PolicyNode(LifecycleNode):
             response.success, response.message = False, str(error)
         return response
 
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response,
+                  ) -> Trigger.Response:
+        """Let the next chunk know nothing of those before."""
+        with self._settings_lock:
+            serving = self._serving
+        response.success = serving is not None
+        response.message = 'the node is not active' if serving is None else (
+            'the next chunk knows nothing of those before')
+        if serving is not None:
+            serving.forget()
+        return response
+
+    def _condition(self) -> Condition:
+        serving = self._serving
+        if serving is not None and self.state == 'active':
+            return serving.condition
+        return Condition(state=self.state, problem=self.problem, failed=bool(self.problem))
+
     # --- parameters ----------------------------------------------------------------------
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -248,14 +258,15 @@ class PolicyNode(LifecycleNode):
                 self._serving.apply(self._settings, set(changed))
         return SetParametersResult(successful=True)
 
-
     def _find_conflict(self, settings: dict[str, Any]) -> str:
-        """Return why no variant can run with these values of the parameters, or ''."""
+        """Return why the node cannot run with these values of the parameters, or ''."""
         try:
             variant = variant_of(settings)
             if self._policy is not None:
                 self._policy.engine.check(variant)
-        except (VariantError, MemoryLimitError) as error:
+                if settings['joint_trajectory.enabled']:
+                    check_positions(self._policy.profile)
+        except (VariantError, MemoryLimitError, TrajectoryError) as error:
             return str(error)
         return ''
 
@@ -263,39 +274,7 @@ class PolicyNode(LifecycleNode):
 def main() -> None:
     """Run the node until it is stopped."""
     rclpy.init()
-    node = PolicyNode()
-    executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
-    executor.add_node(node)
-    code = 0
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # How a node is asked to end.
-    except Exception:
-        node.get_logger().fatal(traceback.format_exc())
-        code = 1
-    _ignore_signals()
-    node.get_logger().info('stopping')
-    _close(node, executor, code)
-    sys.exit(code)
-
-
-def _ignore_signals() -> None:
-    """Let a second Ctrl-C, or launch's SIGTERM, not tear the end apart: it is short anyway."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _close(node: PolicyNode, executor: MultiThreadedExecutor, code: int) -> None:
-    if not node.stop(STOP_TIMEOUT_S):
-        # Python would wait for the thread that compiles; XLA does not let it be interrupted.
-        node.get_logger().info('ending while a compilation or inference still runs')
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
+    run_to_the_end(PolicyNode())
 
 
 if __name__ == '__main__':

@@ -30,12 +30,15 @@ class InferenceWorker:
         self._stopping = False
         self.handed_in = 0
         """Observations whose inference began."""
+        self.dropped = 0
+        """Observations that a newer one overtook."""
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
     def submit(self, observation: Observation) -> None:
         """Offer an observation; one that is still waiting is dropped."""
         with self._changed:
+            self.dropped += self._waiting is not None
             self._waiting = observation
             self._changed.notify()
 

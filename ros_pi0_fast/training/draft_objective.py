@@ -15,7 +15,7 @@ from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.training.loop import Batch, LossFunction
 
 
-def head_loss(config: Pi0FastConfig, ahead: int) -> LossFunction:
+def head_loss(config: Pi0FastConfig, ahead: int, dtype: str = 'float32') -> LossFunction:
     """Return the loss of a head: see drafter_head.
 
     At each place of a chunk it is run `ahead` times, on its own outputs and on the target's ids,
@@ -24,6 +24,7 @@ def head_loss(config: Pi0FastConfig, ahead: int) -> LossFunction:
     Args:
         config: Of the target.
         ahead: How often.
+        dtype: Of activations.
 
     Returns:
         A loss of arrays of draft_data.TargetRecorder. Its metrics say how often the first, the
@@ -31,15 +32,18 @@ def head_loss(config: Pi0FastConfig, ahead: int) -> LossFunction:
     """
     def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del rng
-        x = arrays['hidden'].astype(jnp.float32)
-        keys, values = (arrays[name].astype(jnp.float32) for name in ('keys', 'values'))
+        x = arrays['hidden'].astype(dtype)
+        depth = drafter_head.depth_of(params)
+        layers = [tuple(arrays[name][:, index - depth].astype(dtype)
+                        for name in ('keys', 'values')) for index in range(depth)]
         place = jnp.arange(x.shape[1], dtype=jnp.int32)
         end = arrays['prefix'][:, None] + place
         total, metrics = jnp.zeros(()), {}
         for index in range(ahead):
-            ids = jnp.roll(arrays['columns'], -index, axis=1)
-            x = drafter_head.block(params, config.gemma, folded, x, ids, keys, values, end,
-                                   end + config.first_token_offset + index)
+            ids, remaining = (jnp.roll(arrays[name], -index, axis=1)
+                              for name in ('columns', 'remaining'))
+            x = drafter_head.advance(params, config.gemma, folded, x, ids, remaining, layers, end,
+                                     end + config.first_token_offset + index)
             there = place + index + 1 < arrays['count'][:, None]
             each, right = _judge(drafter_head.logits(params, x), jnp.roll(ids, -1, axis=1), there)
             total, metrics[f'right_{index + 1}'] = total + each, right
@@ -63,8 +67,7 @@ def model_loss(model: Pi0Fast, vision: jax.Array, candidates: jax.Array, before:
     """
     def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del rng
-        params = model.unroll(params)
-        images = map_images(params, vision[arrays['picture']].astype(jnp.float32))
+        images = map_images(params, vision[arrays['picture']].astype(model.dtype))
         prompt = model.embed_tokens(params, arrays['prompt'])
         ids = jnp.concatenate([jnp.broadcast_to(before, (len(images), len(before))),
                                candidates[arrays['columns']]], axis=1)

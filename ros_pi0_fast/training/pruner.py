@@ -6,202 +6,21 @@ The policy is run once over the frames, for its image tokens and its attention, 
 beside the shards; after that a step costs one pass through its decoder and back. The number of
 tokens kept falls from all of them to the target in a few stages. A run that was stopped
 (`--minutes`) or killed goes on when it is called again. The pruner is written into the
-checkpoint's folder `pruner`; a decoder that learned along (`--set finetune=true`) stays in --work.
+checkpoint's folder `pruner`, and with it the policy's decoder as it learned along, which is used
+where image tokens are pruned and nowhere else (`--set finetune=false`: it is left alone).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from ros_pi0_fast.accel.pruning import AdaptiveVisualPruner
-from ros_pi0_fast.accel.pruning_file import FOLDER, save_pruner
-from ros_pi0_fast.accel.pruning_scores import LearnedScorer
-from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.evaluation.settings import override
-from ros_pi0_fast.model.pi0_fast import Pi0Fast
-from ros_pi0_fast.sim.episodes import EpisodeConfig
-from ros_pi0_fast.sim.tasks import TASKS
-from ros_pi0_fast.training.collect import collect_expert
-from ros_pi0_fast.training.data import TOKEN_ARRAYS, encode_shards
-from ros_pi0_fast.training.loop import LoopConfig, TrainLoop, TrainState
-from ros_pi0_fast.training.pruner_objective import PROGRESS, PrunerTerms, pruner_loss, teach
-from ros_pi0_fast.weights.checkpoint import Checkpoint, load_checkpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrunerRun:
-    """Everything that decides a pruner's weights, but the machine."""
-
-    name: str
-    checkpoint: Path = Path('checkpoints/tabletop')
-    loop: LoopConfig
-    scorer: LearnedScorer = field(default_factory=LearnedScorer)
-    terms: PrunerTerms = field(default_factory=PrunerTerms)
-    frames: int
-    """To learn from, the first ones of the shards."""
-    episodes: int
-    """That the expert solves for these, where no shards are given."""
-    stages: int = 6
-    """Of the curriculum, in which the ratio falls evenly; 1 starts at the target."""
-    curriculum: float = 0.5
-    """Fraction of the steps that the curriculum takes."""
-    finetune: bool = False
-    """The policy's decoder learns along."""
-    seed: int = 0
-
-
-def _tabletop() -> PrunerRun:
-    return PrunerRun(
-        name='tabletop', frames=2000, episodes=500,
-        scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
-        loop=LoopConfig(steps=1000, batch_size=4, learning_rate=2e-3, warmup_steps=50,
-                        weight_decay=0.0, ema_decay=0.99, steps_per_dispatch=10,
-                        checkpoint_every=10_000))
-
-
-def _smoke() -> PrunerRun:
-    return PrunerRun(
-        name='smoke', frames=48, episodes=3, stages=3, scorer=LearnedScorer(heads=2, hidden=16),
-        loop=LoopConfig(steps=30, batch_size=4, learning_rate=5e-3, warmup_steps=5,
-                        weight_decay=0.0, ema_decay=0.9, steps_per_dispatch=5,
-                        checkpoint_every=10_000))
-
-
-_RUNS = {'tabletop': _tabletop, 'smoke': _smoke}
-
-
-def get_pruner_run(name: str) -> PrunerRun:
-    """Return a run by name.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    if name not in _RUNS:
-        raise ValueError(f'run: {name!r}, expected one of {", ".join(_RUNS)}')
-    return _RUNS[name]()
-
-
-def curriculum(run: PrunerRun) -> Iterator[tuple[int, float]]:
-    """Yield until which step how much of the way to the target is gone: 0 to 1, rising."""
-    size, count = run.loop.steps_per_dispatch, run.stages - 1
-    for stage in range(count):
-        dispatches = round((stage + 1) * run.curriculum * run.loop.steps / count / size)
-        yield min(run.loop.steps, max(1, dispatches) * size), stage / count
-    yield run.loop.steps, 1.0
-
-
-class PrunerTraining:
-    """One run.
-
-    Args:
-        run: What to train.
-        work: Folder of its state.
-        policy: Checkpoint of the policy, float32.
-    """
-
-    def __init__(self, run: PrunerRun, work: Path, policy: Checkpoint):
-        self.run = run
-        self.policy = policy
-        self.model = Pi0Fast(dataclasses.replace(policy.config, dtype='float32'))
-        self.pruner = AdaptiveVisualPruner(scorer=run.scorer)
-        self._params = jax.tree.map(jnp.asarray, policy.params)
-        decoder = None
-        if not run.finetune:
-            decoder = self.model.unroll(self._params)['PaliGemma']['llm']
-        self.loop = TrainLoop(
-            run.loop, pruner_loss(self.model, self.pruner, run.terms, decoder), work)
-
-    def first_params(self) -> dict[str, Any]:
-        """Return the parameters before the first step."""
-        config = self.model.config
-        params = {'pruner': self.run.scorer.init(jax.random.key(self.run.seed),
-                                                 config.num_image_tokens, config.gemma.width)}
-        if self.run.finetune:
-            params['decoder'] = self._params['PaliGemma']['llm']
-        return params
-
-    def prepare(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Let the policy teach: arrays of data.encode_frames, with what it says of them."""
-        kept = {name: arrays[name] for name in TOKEN_ARRAYS}
-        return kept | teach(self.model, self._params, arrays)
-
-    def train(self, arrays: Mapping[str, np.ndarray], *, deadline: float | None = None,
-              report: Callable[[dict[str, float]], None] | None = None) -> TrainState:
-        """Go on to the end or to the deadline; return the state there.
-
-        Args:
-            arrays: What `prepare` returns.
-            deadline: `time.monotonic()` at which to stop.
-            report: Called with the metrics of each dispatch.
-        """
-        data = self.loop.put(arrays)
-        state = self.loop.restore(self.first_params())
-        rows = len(arrays['tokens'])
-        for until, progress in curriculum(self.run):
-            data[PROGRESS] = jax.device_put(jnp.full((rows,), progress), self.loop.replicated)
-            state = self.loop.fit(state, data, until=until, deadline=deadline, report=report,
-                                  extra={'progress': progress})
-        return state
-
-    def summary(self, state: TrainState) -> dict[str, Any]:
-        """Return the run in numbers."""
-        records = self.loop.metrics.read()
-        return {'run': self.run.name, 'steps': int(state.step), 'of': self.run.loop.steps,
-                'config': dataclasses.asdict(
-                    dataclasses.replace(self.run, checkpoint=str(self.run.checkpoint))),
-                'last': records[-1] if records else {}}
-
-    def export(self, state: TrainState, folder: Path) -> None:
-        """Write the pruner; see accel.pruning_file."""
-        save_pruner(folder, self.run.scorer, jax.device_get(state.ema['pruner']),
-                    self.summary(state))
-
-
-def load_frames(run: PrunerRun, shards: Path, profile: Path) -> dict[str, np.ndarray]:
-    """Encode the first frames of the expert's shards; let the expert make some if there are none.
-
-    Raises:
-        ValueError: there are too few.
-    """
-    paths = sorted(shards.glob('expert_*.npz'))
-    if not paths:
-        paths = collect_expert(range(run.episodes), shards, tasks=TASKS,
-                               config=EpisodeConfig(first_look_only=0.83))
-    parts, count = [], 0
-    for part in encode_shards(paths, run.checkpoint, profile):
-        parts.append(part)
-        count += len(part['tokens'])
-        if count >= run.frames:
-            break
-    if count < run.loop.batch_size:
-        raise ValueError(f'{shards}: {count} frames, expected at least a batch of '
-                         f'{run.loop.batch_size}')
-    return {name: np.concatenate([part[name] for part in parts])[:run.frames]
-            for name in parts[0]}
-
-
-def _load_taught(training: PrunerTraining, shards: Path, profile: Path) -> dict[str, np.ndarray]:
-    """Return what the policy has to say of the frames, asked once for each policy and count."""
-    run = training.run
-    path = shards / f'taught_{run.checkpoint.name}_{run.frames}.npz'
-    if not path.exists():
-        arrays = training.prepare(load_frames(run, shards, profile))
-        temporary = path.with_suffix('.tmp')
-        with temporary.open('wb') as file:
-            np.savez(file, **arrays)
-        temporary.replace(path)
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+from ros_pi0_fast.training.workers import worker_pool
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -214,11 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--work', type=Path, help='state; runs/pruner_<config> by default')
     parser.add_argument('--shards', type=Path, help='labelled frames; <work>/shards by default')
     parser.add_argument('--profile', type=Path, default=Path('config/robots/tabletop.yaml'))
+    parser.add_argument('--workers', type=int, default=os.cpu_count(),
+                        help='processes that simulate and encode')
     parser.add_argument('--minutes', type=float, help='stop cleanly after so many')
     parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE',
                         help='change the run, such as terms.distillation=0')
     options = parser.parse_args(arguments)
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    # Worker processes import this module; only this one is to import jax.
+    from ros_pi0_fast.accel.pruning_file import FOLDER
+    from ros_pi0_fast.codec.robot_profile import RobotProfile
+    from ros_pi0_fast.training.pruner_training import (
+        PrunerTraining,
+        get_pruner_run,
+        load_taught,
+    )
+    from ros_pi0_fast.weights.checkpoint import load_checkpoint
+
     try:
         run = override(get_pruner_run(options.config), options.set)
         if options.checkpoint is not None:
@@ -230,8 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     training = PrunerTraining(run, work, policy)
-    state = training.train(_load_taught(training, shards, options.profile), deadline=deadline,
-                           report=_say)
+    with worker_pool(options.workers) as pool:
+        taught = load_taught(training, shards, options.profile, run=pool)
+    state = training.train(taught, deadline=deadline, report=_say)
     out = options.out or run.checkpoint / FOLDER
     training.export(state, out)
     print(f'{int(state.step):,} of {run.loop.steps:,} steps, pruner {out}', flush=True)

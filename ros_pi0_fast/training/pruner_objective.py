@@ -29,6 +29,8 @@ from ros_pi0_fast.training.loop import Batch, LossFunction
 VISION, TEACHER, PROGRESS = 'vision', 'teacher', 'progress'
 """Arrays beside the tokens: image tokens [m, n, d], the full model's attention [m, k, n], and how
 far the curriculum is [m], 0 to 1."""
+DECODER_RATE = 0.2
+"""The decoder, which has learned already, learns at so much of the pruner's rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class PrunerTerms:
     sparsity: float = 20.0
     fewest: float = 0.25
     most: float = 0.5
+    whole: int = 0
+    """One of so many rows keeps everything, for a decoder that learns along; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,15 @@ def attention_of_model(model: Pi0Fast, params: Params, arrays: Batch,
     return recorder.mean
 
 
+def changed_decoder(decoder: Params, change: Params) -> Params:
+    """Return a decoder with what it has learned, see DECODER_RATE."""
+    return jax.tree.map(lambda own, by: own + DECODER_RATE * by, decoder, change)
+
+
 def pruner_loss(model: Pi0Fast, pruner: AdaptiveVisualPruner, terms: PrunerTerms,
-                decoder: Params | None) -> LossFunction:
-    """Return the loss of `{'pruner': weights}`, and of 'decoder' if the policy learns along.
+                frozen: Params) -> LossFunction:
+    """Return the loss of `{'pruner': weights}`, and of 'decoder' if the policy learns along: what
+    changes in it, see changed_decoder.
 
     It takes the arrays of data.encode_frames, those of `teach` instead of pictures, and PROGRESS.
 
@@ -123,11 +133,13 @@ def pruner_loss(model: Pi0Fast, pruner: AdaptiveVisualPruner, terms: PrunerTerms
         model: The policy.
         pruner: Whose scorer is trained; what it remembers of earlier frames is not used.
         terms: What counts how much.
-        decoder: The policy's PaliGemma/llm, frozen; None where it is among the parameters. The
-            vision encoder is frozen in any case.
+        frozen: The policy's parameters, stacked.
     """
     def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict]:
-        policy = {'PaliGemma': {'llm': params['decoder'] if decoder is None else decoder}}
+        llm = frozen['PaliGemma']['llm']
+        if 'decoder' in params:
+            llm = changed_decoder(llm, params['decoder'])
+        policy = model.unroll({'PaliGemma': {**frozen['PaliGemma'], 'llm': llm}})
         rows, weights = as_rows(arrays), params['pruner']
         orders = arrays['tokens'].shape[1]
         tokens = jnp.repeat(arrays[VISION].astype(jnp.float32), orders, axis=0)
@@ -187,7 +199,10 @@ def _hard_gates(pruner: AdaptiveVisualPruner, tokens: jax.Array, scores: jax.Arr
     fewest, most = (_ratio(progress, end) for end in (terms.fewest, terms.most))
     drawn = jax.random.uniform(rng, (len(rank),), minval=fewest, maxval=most)
     adaptive = jnp.clip(jnp.mean(wanted > 0.5, axis=1), fewest, most)
-    ratio = jnp.where(jnp.arange(len(rank)) % 2 == 0, adaptive, drawn)
+    row = jnp.arange(len(rank))
+    ratio = jnp.where(row % 2 == 0, adaptive, drawn)
+    if terms.whole:
+        ratio = jnp.where(row % terms.whole == 1, 1.0, ratio)
     return (rank < jnp.ceil(ratio * rank.shape[1])[:, None]).astype(jnp.float32)
 
 

@@ -51,6 +51,8 @@ class Checkpoint:
     folder: Path
     quantized: Mapping[str, Any] = field(default_factory=dict)
     """'int8' or 'int4' -> parameters that are quantized already: see accel.quantization."""
+    pruned_decoder: Mapping[str, Any] | None = None
+    """PaliGemma/llm for when image tokens are pruned: see accel.pruning_file; None: the same."""
 
 
 def load_checkpoint(folder: str | Path, profile: RobotProfile | None = None, *,

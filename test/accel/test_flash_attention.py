@@ -20,15 +20,15 @@ GRADIENT = 1e-4
 
 
 def arrays(t, s, *, b=1, n=8, m=1, h=64, dtype='float32', seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    q = jax.random.normal(keys[0], (b, t, n, h)) * h ** -0.5
-    k, v = (jax.random.normal(key, (b, s, m, h)) for key in keys[1:])
-    return q.astype(dtype), k.astype(dtype), v.astype(dtype)
+    rng = np.random.default_rng(seed)
+    q = rng.standard_normal((b, t, n, h)) * h ** -0.5
+    k, v = (rng.standard_normal((b, s, m, h)) for _ in range(2))
+    return tuple(jnp.asarray(x.astype(jnp.dtype(dtype))) for x in (q, k, v))
 
 
 def prefix(b, t, lengths):
-    ends = jnp.broadcast_to(jnp.asarray(lengths, jnp.int32)[:, None], (b, t))
-    return Visible(end=ends, uniform=True)
+    ends = np.broadcast_to(np.asarray(lengths, np.int32)[:, None], (b, t))
+    return Visible(end=jnp.asarray(ends), uniform=True)
 
 
 def check(actual, expected, rows, dtype='float32'):
@@ -40,14 +40,15 @@ def check(actual, expected, rows, dtype='float32'):
 
 @pytest.mark.parametrize('length', [1, 7, 64, 511, 512, 513, 1300, pytest.param(
     4096, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(('batch', 'kv_heads', 'head_dim'), [(1, 1, 64), (4, 2, 72), (1, 2, 256)])
-def test_a_prefix_is_the_reference(length, batch, kv_heads, head_dim):
-    q, k, v = arrays(length, length, b=batch, m=kv_heads, h=head_dim)
+@pytest.mark.parametrize(('batch', 'kv_heads', 'head_dim', 'dtype'), [
+    (1, 1, 64, 'float32'), (4, 2, 72, 'float32'), (1, 2, 256, 'float32'), (1, 1, 256, 'bfloat16')])
+def test_a_prefix_is_the_reference(length, batch, kv_heads, head_dim, dtype):
+    q, k, v = arrays(length, length, b=batch, m=kv_heads, h=head_dim, dtype=dtype)
     lengths = [max(1, length - 3 * row) for row in range(batch)]
     visible = prefix(batch, length, lengths)
     actual = jax.jit(flash)(q, k, v, visible)
     expected = jax.jit(reference)(q, k, v, visible)
-    check(actual, expected, np.s_[:])
+    check(actual, expected, np.s_[:], dtype)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -63,12 +64,17 @@ def test_pictures_see_all_of_themselves(heads, head_dim, dtype):
 def test_new_tokens_on_a_cache_are_the_reference(new, batch, kv_heads, head_dim, dtype):
     q, k, v = arrays(new, 700, b=batch, m=kv_heads, h=head_dim, dtype=dtype)
     _, fresh_k, fresh_v = arrays(new, new, b=batch, m=kv_heads, h=head_dim, dtype=dtype, seed=1)
-    slot = jnp.array([0, 128, 300, 692][-batch:], jnp.int32)
-    visible = Visible(end=slot[:, None] + jnp.arange(1, new + 1), uniform=new == 1,
-                      start=jnp.array([0, 5, 0, 130][-batch:], jnp.int32))
-    fresh = Fresh(k=fresh_k, v=fresh_v, slot=slot)
-    expected = jax.jit(reference)(q, write_slots(k, fresh_k, slot), write_slots(v, fresh_v, slot),
-                                  visible)
+    slot = np.array([0, 128, 300, 692][-batch:], np.int32)
+    visible = Visible(end=jnp.asarray(slot[:, None] + np.arange(1, new + 1, dtype=np.int32)),
+                      uniform=new == 1, start=jnp.array([0, 5, 0, 130][-batch:], jnp.int32))
+    fresh = Fresh(k=fresh_k, v=fresh_v, slot=jnp.asarray(slot))
+
+    @jax.jit
+    def written(q, k, v, visible, fresh):
+        return reference(q, write_slots(k, fresh.k, fresh.slot),
+                         write_slots(v, fresh.v, fresh.slot), visible)
+
+    expected = written(q, k, v, visible, fresh)
     check(jax.jit(flash)(q, k, v, visible, fresh=fresh), expected, np.s_[:], dtype)
 
 
@@ -91,7 +97,7 @@ def test_gradients_without_bounds_are_the_reference_s():
     q, k, v = arrays(64, 64, n=4, m=4, h=24)
 
     def gradient(attend):
-        return jax.grad(lambda q: jnp.sum(jnp.sin(attend(q, k, v, None))))(q)
+        return jax.jit(jax.grad(lambda q: jnp.sum(jnp.sin(attend(q, k, v, None)))))(q)
 
     np.testing.assert_allclose(gradient(flash), gradient(reference), atol=GRADIENT)
 
@@ -118,7 +124,9 @@ def test_the_matrix_of_scores_is_never_built():
 def test_a_step_costs_what_is_present_and_not_the_capacity():
     """100 valid slots of 2048 against 100 of 128: at most 1.2 times (medians, interleaved)."""
     model = Pi0Fast(get_config('mid'), attend=flash)
-    params = to_matrices(model, model.unroll(jax.jit(model.init)(jax.random.key(0))))
+    shapes = jax.eval_shape(
+        lambda key: to_matrices(model, model.unroll(model.init(key))), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, 0.01, leaf.dtype)), shapes)
     ids = jnp.array([[3]], jnp.int32)
 
     def step(cache):
@@ -139,10 +147,8 @@ def test_a_step_costs_what_is_present_and_not_the_capacity():
 
 def test_the_fastest_for_a_shape_is_chosen_and_remembered():
     def slow(q, k, v, visible, *, score_dtype=jnp.float32, fresh=None):
-        twice = reference(q, k, v, visible, score_dtype=score_dtype, fresh=fresh)
-        for _ in range(50):
-            twice = jnp.sin(reference(twice, k, v, visible, score_dtype=score_dtype, fresh=fresh))
-        return twice
+        return jax.lax.fori_loop(0, 50, lambda _, q: jnp.sin(
+            reference(q, k, v, visible, score_dtype=score_dtype, fresh=fresh)), q)
 
     chooser = AttentionChooser({'slow': slow, 'reference': reference})
     for kind, tokens in (('all', 64), ('prefix', 64), ('cache', 2)):

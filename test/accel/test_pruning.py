@@ -25,6 +25,7 @@ from ros_pi0_fast.model.decode import DecodeOptions, greedy
 from ros_pi0_fast.model.gemma import Tokens
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 SIZE, BUCKET, LENGTH, CAPACITY = 32, 8, 6, 64
 FLOAT = 2e-5
 """Sums over other numbers of tokens are rounded in another order."""
@@ -39,14 +40,6 @@ SCORERS = {
     'learned': LearnedScorer(heads=2, head_dim=4, hidden=8), 'free': TrainingFreeScorer(),
     'uniform': UniformScorer(grid=(4, 4)), 'random': RandomScorer(),
     'attention': AttentionScorer()}
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    """Networks this small take longer to optimize than to run."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @functools.lru_cache

@@ -22,7 +22,7 @@ from ros_pi0_fast.accel.draft_model import (
     map_images,
     to_fast_form,
 )
-from ros_pi0_fast.accel.drafter_head import HeadDrafter, init_head
+from ros_pi0_fast.accel.drafter_head import HeadDrafter, HeadSize, init_head
 from ros_pi0_fast.accel.drafter_ngram import NgramDrafter
 from ros_pi0_fast.accel.drafter_oracle import OracleDrafter
 from ros_pi0_fast.accel.drafter_previous_chunk import PreviousChunkDrafter
@@ -97,7 +97,8 @@ def draft_params():
 
 @functools.cache
 def head():
-    weights = init_head(TARGET.config.gemma, len(ID_BYTES), 24, jax.random.key(2))
+    size = HeadSize(columns=len(ID_BYTES), coefficients=COEFFICIENTS, hidden=24, depth=1)
+    weights = init_head(TARGET.config.gemma, size, jax.random.key(2))
     return HeadDrafter(weights=weights, gemma=TARGET.config.gemma,
                        first_token_offset=TARGET.config.first_token_offset)
 

@@ -33,7 +33,7 @@ def test_parameter_values_are_rcls_yaml(text, value):
 
 def test_parameters_for_one_node_and_nested():
     assert parameters('-p', 'arm:a.b:=1', '-p', 'c:={d: 2, e: {f: 3}}') == {
-        ('/**/arm', 'a.b'): 1, ('/**', 'c.d'): 2, ('/**', 'c.e.f'): 3}
+        ('/arm', 'a.b'): 1, ('/**', 'c.d'): 2, ('/**', 'c.e.f'): 3}
 
 
 @pytest.mark.parametrize(('pattern', 'node', 'fits'), [
@@ -53,6 +53,16 @@ def test_parameter_file(tmp_path):
     assert parameters('--params-file', str(path)) == {
         ('/**', 'a'): 1, ('/**', 'group.b'): 2.0, ('/ns/node', 'c'): ['x', 'y'],
         ('/plain', 'd'): False}
+
+
+def test_of_two_nodes_names_that_fit_the_later_wins(tmp_path):
+    path = tmp_path / 'p.yaml'
+    path.write_text('/n:\n  ros__parameters: {x: 1}\n')
+    again = tmp_path / 'again.yaml'
+    again.write_text('/n:\n  ros__parameters: {x: 3}\n')
+    found = parse_arguments(['--ros-args', '--params-file', str(path), '-p', 'x:=2',
+                             '--params-file', str(again)]).parameters
+    assert [(rule.pattern, rule.value) for rule in found] == [('/n', 1), ('/n', 3), ('/**', 2)]
 
 
 @pytest.mark.parametrize(('content', 'words'), [

@@ -45,8 +45,8 @@ def node() -> Iterator[Node]:
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
     started = []
 
-    def run(**environment: str) -> subprocess.Popen:
-        started.append(subprocess.Popen([sys.executable, __file__], env={
+    def run(*args: str, **environment: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, __file__, *args], env={
             **os.environ, 'ROS_DOMAIN_ID': str(DOMAIN), **environment}))
         return started[-1]
 
@@ -135,8 +135,8 @@ def test_what_plain_dds_sees(node):
 
 
 def test_the_wire_of_humble(start):
-    """Gids of 24 bytes, and no type hashes."""
-    start(EMBEDDED_ROS_DISTRO='humble')
+    """Gids of 24 bytes, and no type hashes; an enclave that is asked for."""
+    start('--ros-args', '--enclave', '/lab', ROS_DISTRO='humble')
     rclpy.init(args=[], domain_id=DOMAIN)
     try:
         participant = DomainParticipant(DOMAIN)
@@ -151,9 +151,18 @@ def test_the_wire_of_humble(start):
         out = writers['rt/there/out']
         assert out.qos[Policy.Userdata] is None or out.qos[Policy.Userdata].data == b''
         info = _discovery_info(participant, Stores.ROS2_HUMBLE, out.participant_key.bytes)
+        users = {p.key.bytes: p.qos[Policy.Userdata] for p in BuiltinDataReader(
+            participant, BuiltinTopicDcpsParticipant).take(100)}
+        assert users[out.participant_key.bytes].data == b'enclave=/lab;'
         [node] = info.node_entities_info_seq
         gids = {bytes(gid.data) for gid in node.writer_gid_seq}
         assert out.key.bytes + bytes(8) in gids
+        info = subprocess.run(
+            [sys.executable, '-m', 'ros2cli.main', 'topic', 'info', '-v', '/there/out'],
+            env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN), 'ROS_DISTRO': 'humble'},
+            capture_output=True, text=True).stdout
+        assert '\nNode name: other\nNode namespace: /there\n' in info and 'hash' not in info
+        assert f'GID: {".".join(f"{byte:02x}" for byte in out.key.bytes)}{".00" * 8}\n' in info
     finally:
         rclpy.shutdown()
 

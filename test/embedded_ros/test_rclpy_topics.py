@@ -62,8 +62,11 @@ def peer() -> Iterator[Callable[..., subprocess.Popen]]:
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        process.terminate()  # not killed: what writes to it would wait for it, a second each
+        try:
+            process.communicate(timeout=15)
+        finally:
+            process.kill()
 
 
 def end(process: subprocess.Popen, number: int) -> tuple[int, str, str]:

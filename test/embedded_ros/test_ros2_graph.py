@@ -93,7 +93,7 @@ def robot(domain: int, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamesp
         assert time.monotonic() < deadline and process.poll() is None, output.read_text()
         time.sleep(0.02)
     yield SimpleNamespace(output=output, process=process)
-    process.kill()
+    process.terminate()
     process.wait()
 
 
@@ -106,6 +106,21 @@ def ros2(robot: SimpleNamespace, capsys: pytest.CaptureFixture):
         captured = capsys.readouterr()
         return code, captured.out, captured.err
     return run
+
+
+def test_help_and_wrong_settings(capsys, monkeypatch) -> None:
+    for words in ([], ['topic']):
+        assert main(words) == 0
+        assert capsys.readouterr().out.startswith('usage: ros2')
+    monkeypatch.setenv('ROS_DOMAIN_ID', '300')
+    assert main(['topic', 'list']) == 1
+    assert capsys.readouterr().err == (
+        "ROS_DOMAIN_ID is '300'; expected a whole number from 0 to 232\n")
+    done = subprocess.run([sys.executable, '-m', 'ros2cli.main', 'topic', 'list'], text=True,
+                          env={**os.environ, 'ROS_DISTRO': 'foxy'}, capture_output=True)
+    assert (done.returncode, done.stderr) == (
+        1, "ROS_DISTRO is 'foxy'; expected one of humble, jazzy, kilted, lyrical, rolling, or "
+        'unset\n')
 
 
 def test_topic_list(ros2) -> None:
@@ -141,9 +156,10 @@ def test_topic_type_and_missing_topic(ros2) -> None:
     assert ros2('topic', 'type', '/chatter')[:2] == (0, 'std_msgs/msg/String\n')
     code, out, err = ros2('topic', 'type', 'chater', '--spin-time', '0.8')
     assert (code, out) == (1, '')
-    assert err == ('WARNING: topic [/chater] does not appear to be published yet\n'
-                   'Did you mean: /chatter?\n')
-    assert 'Did you mean: /demo/joints?' in ros2('topic', 'hz', 'joints', '--spin-time', '0.8')[2]
+    assert err == "Unknown topic '/chater'\nDid you mean: /chatter?\n"
+    assert ros2('topic', 'echo', 'joints', '--spin-time', '0.8') == (
+        1, '', 'WARNING: topic [/joints] does not appear to be published yet\n'
+        'Could not determine the type for the passed topic\nDid you mean: /demo/joints?\n')
 
 
 def test_echo_once_by_relative_name(ros2) -> None:
@@ -174,17 +190,21 @@ def test_echo_fields_and_latched_messages(ros2) -> None:
     assert "Invalid field 'header.nothing'" in err
 
 
-def test_hz_prints_rate(robot) -> None:
+def test_hz_waits_for_the_topic_and_prints_its_rate(ros2) -> None:
     # As a process in a pipe, ended by a signal: what was measured must have been printed.
-    process = subprocess.Popen([sys.executable, '-m', 'ros2cli.main', 'topic', 'hz', 'chatter'],
-                               stdout=subprocess.PIPE, text=True)
-    lines = [process.stdout.readline(), process.stdout.readline()]
+    process = subprocess.Popen([sys.executable, '-m', 'ros2cli.main', 'topic', 'hz', 'pulse',
+                                '--spin-time', '0.1'], stdout=subprocess.PIPE, text=True)
+    lines = [process.stdout.readline()]
+    assert ros2('topic', 'pub', '-r', '50', '-t', '70', '-w', '1', 'pulse', 'std_msgs/msg/String',
+                '--print', '0')[0] == 0
+    lines += [process.stdout.readline(), process.stdout.readline()]
     process.terminate()
     process.wait(WAIT)
     process.stdout.close()
-    assert 20 < float(re.fullmatch(r'average rate: (\d+\.\d{3})\n', lines[0])[1]) < 100
+    assert lines[0] == 'WARNING: topic [/pulse] does not appear to be published yet\n'
+    assert 20 < float(re.fullmatch(r'average rate: (\d+\.\d{3})\n', lines[1])[1]) < 100
     assert re.fullmatch(r'\tmin: \d+\.\d{3}s max: \d+\.\d{3}s std dev: \d+\.\d{5}s '
-                        r'window: \d+\n', lines[1])
+                        r'window: \d+\n', lines[2])
 
 
 def test_pub_is_heard(ros2, robot) -> None:
@@ -197,6 +217,17 @@ def test_pub_is_heard(ros2, robot) -> None:
     while 'heard good morning' not in robot.output.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize('header', ['auto', '{stamp: now, frame_id: base}'])
+def test_pub_stamps(ros2, header) -> None:
+    _, out, _ = ros2('topic', 'pub', '--times', '2', '-r', '50', '-w', '0', '/stamped',
+                     'sensor_msgs/msg/JointState', f'{{header: {header}, position: [1]}}')
+    stamps = [int(sec) + int(nanosec) * 1e-9
+              for sec, nanosec in re.findall(r'Time\(sec=(\d+), nanosec=(\d+)\)', out)]
+    assert len(stamps) == 2 and stamps[0] < stamps[1]
+    assert abs(stamps[1] - time.time()) < 10
+    assert 'position=[1.0]' in out and ("frame_id='base'" in out) == (header != 'auto')
 
 
 @pytest.mark.parametrize(('message_type', 'values', 'reason'), [
@@ -224,7 +255,7 @@ def test_node_list_and_info(ros2) -> None:
                  '  Action Servers:\n\n  Action Clients:\n\n'):
         assert line in out
     code, _, err = ros2('node', 'info', '/robot', '--spin-time', '0.8')
-    assert (code, err) == (1, "Node not found: '/robot'\nDid you mean: /demo/robot?\n")
+    assert (code, err) == (1, "Unable to find node '/robot'\nDid you mean: /demo/robot?\n")
 
 
 def test_services(ros2) -> None:

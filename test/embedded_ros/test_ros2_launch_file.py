@@ -224,7 +224,7 @@ def test_bad_substitutions(text: str, message: str) -> None:
 
 def test_words_do_not_split_values() -> None:
     assert words("-a $(var a) ''  'b  c' $(env NONE '')", SCOPE) == [
-        '-a', 'x y', '', 'b  c']
+        '-a', 'x y', '', 'b  c', '']
 
 
 @pytest.mark.parametrize(('expression', 'value'), [

@@ -41,7 +41,7 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> None:
             assert time.monotonic() < deadline and process.poll() is None, output.read_text()
             time.sleep(0.02)
         yield
-        process.kill()
+        process.terminate()
         process.wait()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ros_pi0_fast.engine import program
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.types import Observation
 
@@ -34,3 +35,9 @@ def observations():
             state=rng.normal(size=5).astype(np.float32), stamp_ns=i,
             instruction=' '.join(rng.choice(words, rng.integers(1, 30)))) for i in range(count)]
     return make
+
+
+@pytest.fixture
+def one_bucket(monkeypatch):
+    """Pad every prompt to the longest there is, so that a variant has one prefill to compile."""
+    monkeypatch.setattr(program, 'BUCKET', 1 << 10)

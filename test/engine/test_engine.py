@@ -11,8 +11,9 @@ from ros_pi0_fast.accel.flash_attention import flash
 from ros_pi0_fast.codec.contract import ContractError
 from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import ObservationError
+from ros_pi0_fast.engine.background import COMPILE_THREAD
 from ros_pi0_fast.engine.choice import EngineError
-from ros_pi0_fast.engine.engine import COMPILE_THREAD, Engine
+from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.parameters import MIB, MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.stages import Decode, Prefill
@@ -52,6 +53,7 @@ def test_free_decoding_never_passes_off_what_is_no_chunk(policy, observations):
     assert valid < 500
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_the_switch_between_both_is_live(policy, observations):
     engine = Engine(*policy, max_decode_tokens=40)
     observation = observations(1)[0]
@@ -108,6 +110,7 @@ def test_stage_times_add_up(engine, observations):
     assert stats.generated_tokens > stats.target_passes > 0
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_cameras_that_the_robot_lacks_are_black(policy, profile, observations, folder):
     base = {key: camera for key, camera in profile.cameras.items() if key == 'base_0_rgb'}
     blind = dataclasses.replace(profile, cameras=base, absent_cameras=('wrist_0_rgb',))
@@ -148,6 +151,7 @@ def test_a_folder_without_weights_is_refused(folder, profile, tmp_path):
         load_policy(tmp_path, profile)
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_variants_are_compiled_in_the_background_and_swapped_between_chunks(policy, observations):
     engine, observation = Engine(*policy), observations(1)[0]
     engine.warm_up()
@@ -169,6 +173,7 @@ def test_variants_are_compiled_in_the_background_and_swapped_between_chunks(poli
     assert not engine.failure
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_weights_beyond_the_limit_are_refused_and_what_runs_stays(policy, observations):
     size = Engine(*policy).weight_bytes / MIB
     engine, observation = Engine(*policy, memory_limit_mb=1.5 * size), observations(1)[0]
@@ -181,6 +186,7 @@ def test_weights_beyond_the_limit_are_refused_and_what_runs_stays(policy, observ
     assert engine.infer(observation).stats.variant == 'default' and engine.pending is None
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_weights_that_nothing_uses_make_room(policy, observations):
     size = Engine(*policy).weight_bytes / MIB
     engine, observation = Engine(*policy, memory_limit_mb=2.5 * size), observations(1)[0]
@@ -191,6 +197,7 @@ def test_weights_that_nothing_uses_make_room(policy, observations):
         assert engine.weight_bytes <= 2.5 * size * MIB
 
 
+@pytest.mark.usefixtures('one_bucket')
 @pytest.mark.parametrize('attend', [folded, flash])
 def test_the_cache_is_written_in_place(policy, attend):
     """The decoding loop takes over the prefill's buffers and copies none of them."""

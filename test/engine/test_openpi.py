@@ -9,6 +9,7 @@ from ros_pi0_fast.codec.contract import ContractError
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.variant import REFERENCE, Variant
 from ros_pi0_fast.types import Observation
 
 ACTIONS = 1e-4
@@ -38,8 +39,9 @@ def load(golden, repository, profile='libero'):
         fast_tokenizer=folder / 'fast_tokenizer')
 
 
-def test_decoding_freely_gives_its_tokens_and_actions(golden, repository, examples):
-    engine = Engine(*load(golden, repository), malformed='reject')
+@pytest.mark.parametrize('variant', [Variant(), REFERENCE], ids=lambda variant: variant.name)
+def test_decoding_freely_gives_its_tokens_and_actions(golden, repository, examples, variant):
+    engine = Engine(*load(golden, repository), variant=variant, malformed='reject')
     for told, observation, tokens, actions in examples:
         chunk = engine.infer(observation)
         np.testing.assert_array_equal(chunk.token_ids, tokens[:told['n_output_tokens']])

@@ -15,6 +15,7 @@ from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.pruning import PrunedPrefill
 from ros_pi0_fast.engine.variant import Variant, VariantError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 SCORER = LearnedScorer(heads=2, head_dim=4, hidden=8)
 HALF = Variant(pruning=True)
 QUARTER = Variant(pruning=True, keep_ratio=0.25)
@@ -45,6 +46,7 @@ def kept(chunk):
     return sum(chunk.stats.kept_tokens.values())
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_it_is_swapped_in_and_out_and_leaves_nothing_behind(trained, observations):
     engine, (seen,) = Engine(*trained), observations(1)
     before = engine.infer(seen)
@@ -61,6 +63,7 @@ def test_it_is_swapped_in_and_out_and_leaves_nothing_behind(trained, observation
     assert kept(after) == 32 and engine.infer(seen).stats.variant == 'default'
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_keeping_everything_gives_the_same_tokens(policy, trained, observations):
     plain, seen = Engine(*policy), observations(5)
     for loaded in (policy, trained):
@@ -78,6 +81,7 @@ def test_nothing_is_compiled_after_the_warm_up(trained, observations):
     assert counts <= {8, 12, 16} and engine.compilations == before
 
 
+@pytest.mark.usefixtures('one_bucket')
 @pytest.mark.parametrize('fields', [
     {}, {'unrolled_layers': False, 'in_place_cache': False, 'matrix_weights': False},
     {'quantized_cache': 'int8', 'quantized_weights': 'int8'}, {'constant_prefix': False}],
@@ -97,6 +101,7 @@ def test_without_training_the_first_frame_is_whole_and_others_go_by_its_attentio
     assert kept(engine.infer(dataclasses.replace(other, instruction='push it'))) == 32
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_frames_that_went_by_unpruned_are_not_remembered(policy, observations):
     engine, (seen,) = Engine(*policy, variant=HALF), observations(1)
     assert [kept(engine.infer(seen)) for _ in range(2)] == [32, 16]
@@ -106,6 +111,15 @@ def test_frames_that_went_by_unpruned_are_not_remembered(policy, observations):
     assert [kept(engine.infer(seen)) for _ in range(2)] == [32, 16]
 
 
+@pytest.mark.usefixtures('one_bucket')
+def test_what_is_to_be_forgotten_is_not_remembered(policy, observations):
+    engine, (seen,) = Engine(*policy, variant=HALF), observations(1)
+    assert [kept(engine.infer(seen)) for _ in range(2)] == [32, 16]
+    engine.forget()
+    assert [kept(engine.infer(seen)) for _ in range(2)] == [32, 16]
+
+
+@pytest.mark.usefixtures('one_bucket')
 def test_cameras_that_the_robot_lacks_are_left_out(with_pruner, profile, observations):
     camera = {'wrist_0_rgb': profile.cameras['wrist_0_rgb']}
     blind = dataclasses.replace(profile, cameras=camera, absent_cameras=('base_0_rgb',))

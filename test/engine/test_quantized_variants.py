@@ -13,6 +13,7 @@ from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import Variant, VariantError
 from ros_pi0_fast.weights.errors import CheckpointError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 INT8 = Variant(quantized_weights='int8', quantized_cache='int8')
 INT4 = Variant(quantized_weights='int4')
 
@@ -27,6 +28,7 @@ def with_int4(folder, tmp_path_factory):
     return copy
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_they_are_swapped_in_between_chunks(policy, observations):
     engine, (seen,) = Engine(*policy), observations(1)
     wide = tree_bytes(engine.params)
@@ -41,6 +43,7 @@ def test_they_are_swapped_in_between_chunks(policy, observations):
     np.testing.assert_array_equal(engine.infer(seen).token_ids, before.token_ids)
 
 
+@pytest.mark.usefixtures('one_bucket')
 def test_stored_weights_are_used_as_they_are(with_int4, profile, observations):
     beside = Engine(*load_policy(with_int4, profile), variant=INT4)
     alone = Engine(*load_policy(with_int4 / 'int4', profile), variant=INT4)

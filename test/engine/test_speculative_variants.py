@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from ros_pi0_fast.accel.draft_file import FOLDER, DrafterError, save_drafter
-from ros_pi0_fast.accel.drafter_head import init_head
+from ros_pi0_fast.accel.draft_file import FOLDER, DrafterError, flatten, save_drafter
+from ros_pi0_fast.accel.drafter_head import HeadSize, init_head
 from ros_pi0_fast.accel.drafter_ngram import NgramDrafter
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
@@ -24,9 +24,11 @@ def with_drafters(folder, profile, tmp_path_factory):
     shutil.copytree(folder, copy)
     checkpoint, codec = load_policy(folder, profile)
     columns = codec.fast.vocab_size
-    head = jax.jit(init_head, static_argnums=(0, 1, 2))(checkpoint.config.gemma, columns, HIDDEN,
-                                                        jax.random.key(0))
-    save_drafter(copy / FOLDER, 'head', head, {'hidden': HIDDEN}, {})
+    config = checkpoint.config
+    size = HeadSize(columns=columns, coefficients=config.action_dim * config.action_horizon,
+                    hidden=HIDDEN, depth=1)
+    head = jax.jit(init_head, static_argnums=(0, 1))(config.gemma, size, jax.random.key(0))
+    save_drafter(copy / FOLDER, 'head', flatten(head), {'hidden': HIDDEN, 'depth': 1}, {})
     rng = np.random.default_rng(0)
     table = NgramDrafter.build([rng.integers(columns, size=20) for _ in range(20)], columns)
     arrays = {f'keys{i}': keys for i, keys in enumerate(table.keys)}
@@ -98,8 +100,8 @@ def test_what_cannot_be_is_named(engine, policy):
 
 
 @pytest.mark.parametrize(('change', 'text'), [
-    ({'sizes': {'hidden': 25}}, r'head\.json: is for another policy: mlp_in: found \(48, 24\), '
-                                r'expected \(48, 25\)'),
+    ({'sizes': {'hidden': 25, 'depth': 1}},
+     r'head\.json: is for another policy: block0/mlp_in: found \(48, 24\), expected \(48, 25\)'),
     ({}, r"head\.json: is no drafter: 'sizes'"),
 ])
 def test_a_drafter_of_another_policy_is_refused(with_drafters, profile, tmp_path, change, text):

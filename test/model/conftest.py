@@ -22,11 +22,8 @@ def strict_promotion():
 
 
 @pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    """Networks this small take longer to optimize than to run."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
+def compiled_quickly(quick_compilation):
+    """All tests of this room are of networks that small."""
 
 
 @pytest.fixture(scope='session')

@@ -132,3 +132,14 @@ def test_the_whole_head_chooses_as_its_rows_do(start, grammar):
     np.testing.assert_array_equal(
         greedy(*start, **arguments).tokens,
         greedy(*start, **arguments, head=model.head(params)).tokens)
+
+
+@pytest.mark.parametrize('rows', [1, 5])
+def test_the_likeliest_is_the_first_of_the_highest(rows):
+    scores = np.random.default_rng(rows).integers(-3, 3, (rows, 40)).astype(np.float32)
+    scores[:, ::7] = -np.inf
+    np.testing.assert_array_equal(decode.likeliest(jnp.asarray(scores)), scores.argmax(-1))
+    nothing = jnp.full((rows, 40), -jnp.inf)
+    np.testing.assert_array_equal(decode.likeliest(nothing), np.zeros(rows))
+    unknown = decode.likeliest(nothing.at[:, 3].set(jnp.nan))
+    assert ((unknown >= 0) & (unknown < 40)).all()

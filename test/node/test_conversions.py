@@ -52,6 +52,24 @@ def test_grey_fills_all_channels(rgb, encoding):
     np.testing.assert_array_equal(image_to_rgb(image(grey, encoding)), np.repeat(grey, 3, axis=2))
 
 
+@pytest.mark.parametrize(('is_bigendian', 'dtype'), [(1, '>u2'), (0, '<u2')])
+@pytest.mark.parametrize(('encoding', 'channels'), [
+    ('rgb16', [0, 1, 2]), ('bgr16', [2, 1, 0]), ('mono16', [0])])
+def test_sixteen_bits_in_either_order_of_bytes(rgb, encoding, channels, is_bigendian, dtype):
+    wide = (rgb[..., channels].astype(np.uint32) * 257).astype(dtype)
+    rows = wide.reshape(len(rgb), -1).view(np.uint8)
+    message = image(rows, encoding, padding=4, width=rgb.shape[1], is_bigendian=is_bigendian)
+    np.testing.assert_array_equal(
+        image_to_rgb(message), rgb if len(channels) == 3 else np.repeat(rgb[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize('encoding', ['rgb8', 'mono8', 'rgba8'])
+def test_the_order_of_bytes_means_nothing_to_a_byte(rgb, encoding):
+    pixels = np.resize(rgb, (5, 7, {'rgb8': 3, 'mono8': 1, 'rgba8': 4}[encoding]))
+    np.testing.assert_array_equal(image_to_rgb(image(pixels, encoding, is_bigendian=1)),
+                                  image_to_rgb(image(pixels, encoding, is_bigendian=0)))
+
+
 @pytest.mark.parametrize(('changes', 'words'), [
     ({'encoding': 'yuv422'}, "encoding: found 'yuv422', expected one of rgb8, "),
     ({'data': b'123'}, r'data: found 3 bytes, expected 105 \(height 5 x step 21\)'),

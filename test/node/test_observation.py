@@ -54,6 +54,16 @@ def test_broken_joint_states_change_nothing(inputs, names, positions, words):
     assert inputs.refusals == {'bad joint state': 1}
 
 
+def test_joint_states_of_other_joints_are_ignored_whatever_is_in_them(inputs):
+    inputs.update_joints(['left_wheel', 'right_wheel'], [], 11 * S)  # They have velocities only.
+    assert not inputs.refusals
+
+
+def test_an_instruction_is_new_where_it_says_something_else(inputs):
+    assert not inputs.update_instruction('touch the red cube')
+    assert inputs.update_instruction('touch the blue cube')
+
+
 def test_what_is_missing_is_named(tabletop_profile):
     empty = ObservationAssembler(tabletop_profile, Freshness(
         max_observation_age_s=1, max_camera_skew_s=1))

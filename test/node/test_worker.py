@@ -47,7 +47,7 @@ def run(stamps):
 def test_the_newest_wins():
     worker, answers, errors = run([1, 2, 3, 4])
     worker.stop()
-    assert (answers, errors, worker.handed_in) == ([1, 4], [], 2)
+    assert (answers, errors, worker.handed_in, worker.dropped) == ([1, 4], [], 2, 2)
 
 
 def test_it_survives_a_failure_and_tells():

@@ -44,6 +44,10 @@ class Process:
             assert time.monotonic() < end, f'no {text!r} in:\n{self.output}'
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def running(self) -> bool:
         return self._process.poll() is None
 
@@ -82,7 +86,7 @@ def begin(tmp_path_factory):
 def start(begin):
     """Return a function that starts a policy node with these parameters.
 
-    It finds no compiled code of another start, unless it is given a folder for that.
+    It finds the compiled code of other tests, unless it is given a folder of its own.
     """
     def start_node(*arguments, **values):
         values.setdefault('compilation_cache', "''")

@@ -35,8 +35,11 @@ class Robot(Node):
         self._set_together = self.create_client(SetParametersAtomically,
                                                 'policy_node/set_parameters_atomically')
         self.chunks, self.stats = [], []
-        self.create_subscription(ActionChunk, 'action_chunk', self.chunks.append, 10)
+        self.create_subscription(ActionChunk, 'action_chunk', self._hear, 10)
         self.create_subscription(InferenceStats, 'policy_node/stats', self.stats.append, 50)
+
+    def _hear(self, chunk):
+        self.chunks.append(chunk)
 
     def say(self, *, cameras=('base', 'wrist'), instruction='touch the red cube', joints=None,
             wrist=None, **base):

@@ -13,7 +13,7 @@ import pytest
 PROVIDED_BY = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml',
                'PIL': 'python3-pil'}
 ROS_MODULES = {'rclpy', 'cv_bridge', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs',
-               'builtin_interfaces', *PROVIDED_BY}
+               'builtin_interfaces', 'diagnostic_msgs', 'trajectory_msgs', *PROVIDED_BY}
 
 
 @pytest.fixture(scope='module')
@@ -82,11 +82,12 @@ def test_both_install_the_data(repository, cmake, folder):
         repository / 'setup.py').read_text('utf-8'))
 
 
-@pytest.mark.parametrize('name', ['demo', 'pi0_fast'])
+@pytest.mark.parametrize('name', ['demo', 'pi0_fast', 'replay'])
 def test_launch_files_have_only_attributes_of_ros_2(repository, name):
     """As launch_xml and launch_ros of Humble to Jazzy read them."""
     known = {'launch': set(), 'arg': {'name', 'default', 'description', 'value'},
-             'param': {'name', 'value', 'from'}, 'include': {'file'},
+             'param': {'name', 'value', 'from'}, 'include': {'file'}, 'group': {'if'},
+             'set_parameter': {'name', 'value'},
              'node': {'pkg', 'exec', 'name', 'namespace', 'output', 'on_exit'}}
     root = ElementTree.parse(repository / 'launch' / f'{name}.launch.xml').getroot()
     declared = {tag.get('name') for tag in root.findall('arg')}

@@ -17,8 +17,9 @@ SAY_EVERY_S = 0.04
 
 
 @pytest.fixture(scope='module')
-def node(start, random_checkpoint, profile_file):
-    process = start(checkpoint=random_checkpoint, robot_profile=profile_file, rate_hz=RATE_HZ)
+def node(start, random_checkpoint, profile_file, tmp_path_factory):
+    process = start(checkpoint=random_checkpoint, robot_profile=profile_file, rate_hz=RATE_HZ,
+                    compilation_cache=tmp_path_factory.mktemp('nothing_compiled'))
     process.wait_for('active: ')
     return process
 

@@ -4,6 +4,8 @@ import os
 
 from cyclonedds.domain import Domain
 
+from embedded_ros import SettingError
+
 MAX_DOMAIN_ID = 232  # above it the ports of RTPS pass 65535
 # Without multicast, which containers and many networks lack: participants on this machine look for
 # each other on the ports that up to a hundred of them take. Large datagrams keep images whole.
@@ -26,10 +28,10 @@ _domains: dict[int, Domain] = {}
 
 
 def domain_id_from_environment() -> int:
-    """Return $ROS_DOMAIN_ID, 0 when unset; raises ValueError when it is no domain's number."""
+    """Return $ROS_DOMAIN_ID, 0 when unset; raises SettingError when it is no domain's number."""
     text = os.environ.get('ROS_DOMAIN_ID', '') or '0'
     if not text.isdecimal() or int(text) > MAX_DOMAIN_ID:
-        raise ValueError(
+        raise SettingError(
             f'ROS_DOMAIN_ID is {text!r}; expected a whole number from 0 to {MAX_DOMAIN_ID}')
     return int(text)
 

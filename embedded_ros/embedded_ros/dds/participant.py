@@ -14,17 +14,17 @@ from embedded_ros.dds.payload import payload_type
 from embedded_ros.dds.reactor import Reactor, Receiver, delete
 from embedded_ros.dds.writer import RawWriter
 
-USER_DATA = Policy.Userdata(b'enclave=/;')
 PLAIN_CDR = Policy.DataRepresentation(use_cdrv0_representation=True)
 
 
 class Participant:
     """Creates and deletes endpoints; samples of readers come by way of its reactor."""
 
-    def __init__(self, domain_id: int) -> None:
+    def __init__(self, domain_id: int, enclave: str = '/') -> None:
         ensure_domain(domain_id)
         self.domain_id = domain_id
-        self.entity = DomainParticipant(domain_id, qos=Qos(USER_DATA))
+        user_data = Policy.Userdata(f'enclave={enclave};'.encode('ascii'))
+        self.entity = DomainParticipant(domain_id, qos=Qos(user_data))
         self.guid: bytes = self.entity.guid.bytes
         self._publisher = Publisher(self.entity)
         self._subscriber = Subscriber(self.entity)

@@ -5,6 +5,7 @@ included file shares its includer's scope and a <group> has its own.
 """
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -179,7 +180,10 @@ class Interpreter:
         if on_exit not in ('', 'shutdown'):
             raise element.error(f"on_exit {on_exit!r}; expected 'shutdown'")
         configured = state.configurations.get
-        prefix = words(element, 'launch-prefix', state)
+        try:
+            prefix = shlex.split(text(element, 'launch-prefix', state))
+        except ValueError as error:
+            raise element.error(f'launch-prefix: {error}') from error
         self.description.steps.append(ProcessDescription(
             name=name, command=(' '.join((*prefix, *command)),) if shell else (*prefix, *command),
             shell=shell, environment=environment, output=output,

@@ -72,8 +72,8 @@ def _call(text: str, at: int, scope: Scope) -> tuple[str, int]:
 def words(text: str, scope: Scope) -> list[str]:
     """Split a command line at blanks outside quotes, substitutions evaluated.
 
-    A value is never split again, so that a path with a blank stays one argument; an argument
-    that comes out empty is left out unless it was quoted.
+    A value is never split again, so that a path with a blank stays one argument, and a value
+    that is empty is an empty argument, as in launch.
     """
     found: list[str] = []
     at = 0
@@ -81,10 +81,8 @@ def words(text: str, scope: Scope) -> list[str]:
         if text[at].isspace():
             at += 1
             continue
-        quoted = text[at] in '\'"'
         word, at = _word(text, at, scope, ends='')
-        if word or quoted:
-            found.append(word)
+        found.append(word)
     return found
 
 

@@ -1,0 +1,218 @@
+"""The stages of a pruner's training: frames, what the policy has to say of them, steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ros_pi0_fast.accel.pruning import AdaptiveVisualPruner
+from ros_pi0_fast.accel.pruning_file import save_pruner
+from ros_pi0_fast.accel.pruning_scores import LearnedScorer
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
+from ros_pi0_fast.sim.episodes import EpisodeConfig
+from ros_pi0_fast.sim.tasks import TASKS
+from ros_pi0_fast.training.collect import collect_expert
+from ros_pi0_fast.training.data import TOKEN_ARRAYS, encode_shards
+from ros_pi0_fast.training.loop import LoopConfig, TrainLoop, TrainState
+from ros_pi0_fast.training.pruner_objective import (
+    PROGRESS,
+    PrunerTerms,
+    changed_decoder,
+    pruner_loss,
+    teach,
+)
+from ros_pi0_fast.training.workers import Run
+from ros_pi0_fast.weights.checkpoint import Checkpoint
+
+FIRST_SEED = 4_000_000
+"""Of the scenes: others than those that the policy learned from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerRun:
+    """Everything that decides a pruner's weights, but the machine."""
+
+    name: str
+    checkpoint: Path = Path('checkpoints/tabletop')
+    loop: LoopConfig
+    scorer: LearnedScorer = field(default_factory=LearnedScorer)
+    terms: PrunerTerms = field(default_factory=PrunerTerms)
+    frames: int
+    """To learn from, the first ones of the shards."""
+    episodes: int
+    """That the expert solves for these, where no shards are given."""
+    stages: int = 6
+    """Of the curriculum, in which the ratio falls evenly; 1 starts at the target."""
+    curriculum: float = 0.5
+    """Fraction of the steps that the curriculum takes."""
+    finetune: bool = False
+    """The policy's decoder learns along, to do without the tokens that are pruned."""
+    seed: int = 0
+
+
+def _tabletop() -> PrunerRun:
+    return PrunerRun(
+        name='tabletop', frames=40_000, episodes=13_000, finetune=True,
+        terms=PrunerTerms(whole=8, fewest=0.2),
+        scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
+        loop=LoopConfig(steps=3000, batch_size=128, learning_rate=2e-3, warmup_steps=50,
+                        weight_decay=0.0, ema_decay=0.99, steps_per_dispatch=25,
+                        checkpoint_every=10_000))
+
+
+def _smoke() -> PrunerRun:
+    return PrunerRun(
+        name='smoke', frames=48, episodes=12, stages=3, finetune=True,
+        scorer=LearnedScorer(heads=2, hidden=16),
+        loop=LoopConfig(steps=30, batch_size=4, learning_rate=5e-3, warmup_steps=5,
+                        weight_decay=0.0, ema_decay=0.9, steps_per_dispatch=5,
+                        checkpoint_every=10_000))
+
+
+_RUNS = {'tabletop': _tabletop, 'smoke': _smoke}
+
+
+def get_pruner_run(name: str) -> PrunerRun:
+    """Return a run by name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in _RUNS:
+        raise ValueError(f'run: {name!r}, expected one of {", ".join(_RUNS)}')
+    return _RUNS[name]()
+
+
+def curriculum(run: PrunerRun) -> Iterator[tuple[int, float]]:
+    """Yield until which step how much of the way to the target is gone: 0 to 1, rising."""
+    size, count = run.loop.steps_per_dispatch, run.stages - 1
+    for stage in range(count):
+        dispatches = round((stage + 1) * run.curriculum * run.loop.steps / count / size)
+        yield min(run.loop.steps, max(1, dispatches) * size), stage / count
+    yield run.loop.steps, 1.0
+
+
+class PrunerTraining:
+    """One run.
+
+    Args:
+        run: What to train.
+        work: Folder of its state.
+        policy: Checkpoint of the policy, float32.
+    """
+
+    def __init__(self, run: PrunerRun, work: Path, policy: Checkpoint):
+        self.run = run
+        self.policy = policy
+        self.model = Pi0Fast(dataclasses.replace(policy.config, dtype='float32'))
+        self.pruner = AdaptiveVisualPruner(scorer=run.scorer)
+        self._params = jax.tree.map(jnp.asarray, policy.params)
+        self.loop = TrainLoop(
+            run.loop, pruner_loss(self.model, self.pruner, run.terms, self._params), work)
+
+    def first_params(self) -> dict[str, Any]:
+        """Return the parameters before the first step."""
+        config = self.model.config
+        params = {'pruner': self.run.scorer.init(jax.random.key(self.run.seed),
+                                                 config.num_image_tokens, config.gemma.width)}
+        if self.run.finetune:
+            params['decoder'] = jax.tree.map(jnp.zeros_like, self._params['PaliGemma']['llm'])
+        return params
+
+    def prepare(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Let the policy teach: arrays of data.encode_frames, with what it says of them."""
+        kept = {name: arrays[name] for name in TOKEN_ARRAYS}
+        return kept | teach(self.model, self._params, arrays)
+
+    def train(self, arrays: Mapping[str, np.ndarray], *, deadline: float | None = None,
+              report: Callable[[dict[str, float]], None] | None = None) -> TrainState:
+        """Go on to the end or to the deadline; return the state there.
+
+        Args:
+            arrays: What `prepare` returns.
+            deadline: `time.monotonic()` at which to stop.
+            report: Called with the metrics of each dispatch.
+        """
+        data = self.loop.put(arrays)
+        state = self.loop.restore(self.first_params())
+        rows = len(arrays['tokens'])
+        for until, progress in curriculum(self.run):
+            data[PROGRESS] = jax.device_put(jnp.full((rows,), progress), self.loop.replicated)
+            state = self.loop.fit(state, data, until=until, deadline=deadline, report=report,
+                                  extra={'progress': progress})
+        return state
+
+    def summary(self, state: TrainState) -> dict[str, Any]:
+        """Return the run in numbers."""
+        records = self.loop.metrics.read()
+        return {'run': self.run.name, 'steps': int(state.step), 'of': self.run.loop.steps,
+                'config': dataclasses.asdict(
+                    dataclasses.replace(self.run, checkpoint=str(self.run.checkpoint))),
+                'last': records[-1] if records else {}}
+
+    def export(self, state: TrainState, folder: Path) -> None:
+        """Write the pruner, and the decoder if it learned along; see accel.pruning_file."""
+        learned, decoder = jax.device_get(state.ema), None
+        if self.run.finetune:
+            decoder = jax.device_get(changed_decoder(
+                self._params['PaliGemma']['llm'], learned['decoder']))
+        save_pruner(folder, self.run.scorer, learned['pruner'], self.summary(state), decoder)
+
+
+def load_frames(config: PrunerRun, shards: Path, profile: Path, *,
+                run: Run = map) -> dict[str, np.ndarray]:
+    """Encode the first frames of the expert's shards; let the expert make some if there are none.
+
+    Args:
+        config: How many, and of which policy.
+        shards: Folder.
+        profile: YAML of the robot.
+        run: Where: see workers.worker_pool.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    paths = sorted(shards.glob('expert_*.npz'))
+    if not paths:
+        paths = collect_expert(range(FIRST_SEED, FIRST_SEED + config.episodes), shards,
+                               tasks=TASKS, config=EpisodeConfig(first_look_only=0.83), run=run)
+    parts, count = [], 0
+    for part in encode_shards(paths, config.checkpoint, profile, run=run):
+        parts.append(part)
+        count += len(part['tokens'])
+        if count >= config.frames:
+            break
+    if count < config.loop.batch_size:
+        raise ValueError(f'{shards}: {count} frames, expected at least a batch of '
+                         f'{config.loop.batch_size}')
+    return {name: np.concatenate([part[name] for part in parts])[:config.frames]
+            for name in parts[0]}
+
+
+def load_taught(training: PrunerTraining, shards: Path, profile: Path, *,
+                run: Run = map) -> dict[str, np.ndarray]:
+    """Return what the policy has to say of the frames, asked once for each policy and count.
+
+    Args:
+        training: Of the policy.
+        shards: See load_frames, and so the next two.
+        profile: YAML of the robot.
+        run: Where to encode.
+    """
+    config = training.run
+    path = shards / f'taught_{config.checkpoint.name}_{config.frames}.npz'
+    if not path.exists():
+        arrays = training.prepare(load_frames(config, shards, profile, run=run))
+        temporary = path.with_suffix('.tmp')
+        with temporary.open('wb') as file:
+            np.savez(file, **arrays)
+        temporary.replace(path)
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -1,0 +1,112 @@
+"""Training of a pruner on a policy with random weights: what it writes, and what runs with it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ros_pi0_fast.accel.pruning import PruningError
+from ros_pi0_fast.accel.pruning_file import DECODER, FOLDER, load_decoder
+from ros_pi0_fast.accel.pruning_scores import LearnedScorer
+from ros_pi0_fast.engine.engine import Engine
+from ros_pi0_fast.engine.policy import load_policy
+from ros_pi0_fast.engine.variant import Variant
+from ros_pi0_fast.sim.episodes import EpisodeConfig
+from ros_pi0_fast.sim.tabletop import Tabletop
+from ros_pi0_fast.training.collect import collect_expert
+from ros_pi0_fast.training.loop import LoopConfig
+from ros_pi0_fast.training.pruner_objective import PrunerTerms
+from ros_pi0_fast.training.pruner_training import (
+    PrunerRun,
+    PrunerTraining,
+    curriculum,
+    load_frames,
+    load_taught,
+)
+from ros_pi0_fast.weights.checkpoint import load_checkpoint
+
+LOOP = LoopConfig(steps=40, batch_size=4, learning_rate=5e-3, warmup_steps=2, weight_decay=0.0,
+                  ema_decay=0.5, steps_per_dispatch=10, checkpoint_every=1000)
+
+
+@pytest.fixture(scope='module')
+def run(random_checkpoint):
+    return PrunerRun(name='test', checkpoint=random_checkpoint, loop=LOOP, frames=12, episodes=12,
+                     stages=3, finetune=True,
+                     terms=PrunerTerms(sparsity=0.1),
+                     scorer=LearnedScorer(heads=2, head_dim=4, hidden=8))
+
+
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('shards')
+    collect_expert(range(12), folder, tasks=('reach',),
+                   config=EpisodeConfig(first_look_only=1.0, orders=2))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(run, shards, repository, random_checkpoint, tmp_path_factory):
+    """Return a training that ended, its records, and the folder of the pruner."""
+    work = tmp_path_factory.mktemp('pruner')
+    training = PrunerTraining(run, work / 'state', load_checkpoint(random_checkpoint))
+    taught = load_taught(training, shards, repository / 'config/robots/tabletop.yaml')
+    records = []
+    state = training.train(taught, report=records.append)
+    training.export(state, work / FOLDER)
+    training.loop.close()
+    return training, records, work / FOLDER
+
+
+def test_the_ratio_falls_from_everything_to_the_target(run):
+    steps, progress = zip(*curriculum(run), strict=True)
+    assert steps == (10, 20, 40) and progress == (0, 0.5, 1)
+
+
+def test_tokens_are_kept_as_the_curriculum_says_and_attention_is_learned(trained):
+    _, records, _ = trained
+    assert [record['step'] for record in records] == [10, 20, 30, 40]
+    kept = [record['kept'] for record in records]
+    assert kept[0] == 1 and 0.6 < kept[1] < 0.8 and 0.25 <= kept[3] <= 0.5
+    assert records[-1]['distillation'] < 0.8 * records[0]['distillation']
+
+
+def test_a_decoder_that_learned_along_runs_where_tokens_are_pruned_and_only_there(
+        trained, random_checkpoint, tabletop_profile):
+    _, _, folder = trained
+    plain, codec = load_policy(random_checkpoint, tabletop_profile)
+    own = plain.params['PaliGemma']['llm']
+    decoder = load_decoder(folder, own)
+    changed = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), decoder, own)
+    assert jax.tree.structure(decoder) == jax.tree.structure(own)
+    assert all(0 < each < 0.2 for each in jax.tree.leaves(changed))
+    engine = Engine(dataclasses.replace(plain, pruned_decoder=decoder), codec)
+    seen = Tabletop(0).observe()
+    expected = Engine(plain, codec).infer(seen).token_ids
+    np.testing.assert_array_equal(engine.infer(seen).token_ids, expected)
+    single = engine.weight_bytes
+    engine.request(variant=Variant(pruning=True))
+    assert engine.wait(120) and not engine.failure
+    engine.infer(seen)
+    weight = engine.params['PaliGemma']['llm']['final_norm']['scale']
+    np.testing.assert_array_equal(weight, decoder['final_norm']['scale'])
+    assert engine.weight_bytes == 2 * single  # It is told, and counts for memory_limit_mb.
+    engine.request(variant=Variant(pruning=True, keep_ratio=1.0))
+    assert engine.wait(120)
+    np.testing.assert_array_equal(engine.infer(seen).token_ids, expected)
+
+
+def test_what_cannot_be_used_is_named(trained, run, random_checkpoint, repository, tmp_path):
+    _, _, folder = trained
+    own = load_checkpoint(random_checkpoint).params['PaliGemma']['llm']
+    other = {**own, 'final_norm': {'scale': np.zeros(3)}}
+    with pytest.raises(PruningError, match=r'final_norm/scale: shape \(48,\), expected \(3,\)'):
+        load_decoder(folder, other)
+    (tmp_path / DECODER).write_bytes(b'nothing')
+    with pytest.raises(PruningError, match='is no decoder'):
+        load_decoder(tmp_path, own)
+    collect_expert(range(2), tmp_path, tasks=('reach',),
+                   config=EpisodeConfig(first_look_only=1.0, orders=2))
+    with pytest.raises(ValueError, match='2 frames, expected at least a batch of 4'):
+        load_frames(run, tmp_path, repository / 'config/robots/tabletop.yaml')
