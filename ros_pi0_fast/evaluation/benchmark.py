@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.engine.answer import Memory
 from ros_pi0_fast.engine.choice import FIXED
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.parameters import MIB, tree_bytes
@@ -55,6 +56,8 @@ class Row:
     agreement: float = 1.0
     """Fraction of the tokens that are those of the first variant at the same place."""
     passes: list[int] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
+    """Of a robot of its own."""
 
     def add(self, chunk: ActionChunk) -> None:
         """Note the times of an inference."""
@@ -97,8 +100,14 @@ def measure(engine: Engine, rows: Sequence[Row], observations: Sequence[Observat
     _compare(engine, rows, observations)
     for run in tqdm(range(runs), desc='run', unit='run'):
         for row in rows:
-            engine.request(variant=row.variant)
+            _take_turn(engine, row)
             row.add(engine.infer(observations[run % len(observations)]))
+
+
+def _take_turn(engine: Engine, row: Row) -> None:
+    """Have the next inference run a variant, which knows of its own inferences before only."""
+    engine.request(variant=row.variant)
+    engine.memory = row.memory
 
 
 def peak_mb(engine: Engine, before: int) -> float:
@@ -111,7 +120,7 @@ def peak_mb(engine: Engine, before: int) -> float:
 def _compare(engine: Engine, rows: Sequence[Row], observations: Sequence[Observation]) -> None:
     expected: list[np.ndarray] = []
     for row in tqdm(rows, desc='tokens', unit='variant'):
-        engine.request(variant=row.variant)
+        _take_turn(engine, row)
         found = [engine.infer(observation).token_ids for observation in observations]
         expected = expected or found
         row.identical = sum(map(np.array_equal, found, expected))

@@ -67,7 +67,8 @@ class _Messages:
             header=self.header(stamp_ns, 'tabletop'), sequence=sequence, horizon=len(actions),
             action_dim=actions.shape[1], names=list(arm.ACTION_NAMES),
             actions=actions.reshape(-1).astype(np.float32), control_period=duration,
-            absolute=True, valid=True, reason='', instruction=instruction, variant='expert',
+            absolute=True, valid=True, reason='', late=False, clamped=False,
+            instruction=instruction, variant='expert',
             **times)
 
 
