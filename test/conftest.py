@@ -12,6 +12,8 @@ DDS = ('embedded_ros', 'ros', 'sim/test_robot_node.py')
 LONG = ('training', 'evaluation', 'engine', 'accel', 'parity', 'sim')
 """Rooms whose files take longest: begun before the others, so that no process ends long after."""
 REPOSITORY = Path(__file__).resolve().parent.parent
+NICENESS = 10
+"""Of tests without nodes, where other processes run some with nodes."""
 
 
 def pytest_configure(config):
@@ -44,6 +46,13 @@ def pytest_collection_modifyitems(items):
         return 1 + (LONG.index(room) if room in LONG else len(LONG))
 
     items.sort(key=begun)
+
+
+def pytest_runtest_setup(item):
+    """Let nodes compute first: what runs beside them has no deadlines."""
+    path = item.path.relative_to(REPOSITORY / 'test').as_posix()
+    if 'PYTEST_XDIST_WORKER' in os.environ and group_of(path) != 'dds' and os.nice(0) == 0:
+        os.nice(NICENESS)
 
 
 @pytest.hookimpl(optionalhook=True)
