@@ -23,6 +23,7 @@ from ros_pi0_fast.evaluation.bag_reader import BagError, BagReader, Inputs, Tick
 from ros_pi0_fast.evaluation.bag_report import CHUNKS, PREDICTIONS
 from ros_pi0_fast.evaluation.bag_rows import RECORDED, Journal, Row
 from ros_pi0_fast.evaluation.bag_variants import REFERENCE_NAME, Runners
+from ros_pi0_fast.node.gate import release
 from ros_pi0_fast.types import ActionChunk, Observation
 
 CLOCKS_APART_S = 0.1
@@ -169,8 +170,11 @@ class Replay:
             yield name
 
     def _answers(self, observation: Observation, index: int) -> dict[str, tuple[ActionChunk, int]]:
-        """Return each variant's chunk, in the order of the report, and what it had to compile."""
-        found = {name: (chunk, compiled)
+        """Return each variant's chunk, in the order of the report, and what it had to compile.
+
+        Chunks are as a node publishes them by default: within the limits of the profile.
+        """
+        found = {name: (release(chunk, self.profile, 'clamp').chunk, compiled)
                  for name, chunk, compiled in self.runners.run(observation, index)}
         return {name: found[name] for name in self.runners.ready}
 

@@ -67,9 +67,9 @@ class Process:
             raise
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def begin(tmp_path_factory):
-    """Return a function that starts a process; all are stopped in the end."""
+    """Return a function that starts a process; all are stopped with the file's last test."""
     started = []
 
     def start(*command):
@@ -82,7 +82,7 @@ def begin(tmp_path_factory):
         process.stop(signal.SIGKILL)
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def start(begin):
     """Return a function that starts a policy node with these parameters.
 

@@ -18,6 +18,7 @@ from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.evaluation.bag_reader import BagReader
+from ros_pi0_fast.node.gate import release
 from ros_pi0_fast.node.policy_node import PolicyNode
 from ros_pi0_fast.sim import record
 from ros_pi0_fast.training.bags import LABELS
@@ -114,6 +115,7 @@ def test_a_bag_and_the_live_node_give_the_model_the_same(live, moments, random_c
         assert live_inputs.images.keys() == offline.images.keys()
         for key, picture in offline.images.items():
             np.testing.assert_array_equal(live_inputs.images[key], picture)
-        expected = engine.infer(moment.observation).actions.astype(np.float32)
+        expected = release(engine.infer(moment.observation), tabletop_profile,
+                           'clamp').chunk.actions
         np.testing.assert_array_equal(
             np.reshape(robot.chunks[stamp].actions, expected.shape), expected)
