@@ -55,6 +55,22 @@ def pytest_runtest_setup(item):
         os.nice(NICENESS)
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """Have tests marked `timed` run while no other process of the run does any test."""
+    if 'PYTEST_XDIST_WORKER' not in os.environ:
+        yield
+        return
+    folder = Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
+    timed = item.get_closest_marker('timed') is not None
+    with (folder / 'gate').open('w') as gate, (folder / 'room').open('w') as room:
+        # Who waits for the room to be empty keeps the gate meanwhile, so that no one else enters.
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if timed else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Deal out groups. Not by xdist's marks, which pytest 9.2 makes void without a word."""

@@ -20,9 +20,11 @@ MAY_IMPORT = {
                    'share', 'msg'},
     'training': {'evaluation', 'sim', 'engine', 'accel', 'weights', 'model', 'codec', 'types',
                  'share'}}
-NODES = {'node/policy_node.py', 'node/serving.py', 'node/parameters.py', 'node/messages.py',
-         'sim/robot_node.py', 'evaluation/bag_live.py'}
-ROS = {'rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'builtin_interfaces'}
+NODES = {*(f'node/{name}.py' for name in (
+    'policy_node', 'serving', 'parameters', 'messages', 'health', 'outputs', 'process',
+    'trajectory', 'transitions')), 'sim/robot_node.py', 'evaluation/bag_live.py'}
+ROS = {'rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'builtin_interfaces',
+       'diagnostic_msgs', 'trajectory_msgs'}
 
 
 def imports(path: Path) -> set[str]:

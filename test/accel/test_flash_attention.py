@@ -121,6 +121,7 @@ def test_the_matrix_of_scores_is_never_built():
     assert scratch(flash) < scratch(reference) / 4
 
 
+@pytest.mark.timed
 def test_a_step_costs_what_is_present_and_not_the_capacity():
     """100 valid slots of 2048 against 100 of 128: at most 1.2 times (medians, interleaved).
 

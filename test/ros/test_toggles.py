@@ -28,6 +28,7 @@ def settings_of(variant):
     return {parameter_of(name): value for name, value in asdict(variant).items()}
 
 
+@pytest.mark.timed
 def test_toggling_at_random_leaves_no_gap(node, robot):
     variants = [Variant(), REFERENCE, *map(alone, LOSSLESS), Variant(quantized_weights='int8'),
                 Variant(quantized_weights='int4', quantized_cache='int8')]
