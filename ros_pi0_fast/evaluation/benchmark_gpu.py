@@ -15,7 +15,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,8 +31,6 @@ from ros_pi0_fast.types import Observation
 
 TRACED = ('MemcpyD2H', 'MemcpyH2D', 'GraphLaunch', 'StreamSynchronize', 'EventSynchronize')
 """What is counted in a trace."""
-THREADS = 13
-"""Rows that are compiled at a time."""
 STAGES = ('vision_ms', 'prefill_ms', 'decode_ms', 'total_ms')
 
 
@@ -97,20 +94,17 @@ HEADER = (f'{"ms":<16}{"vision":>8}{"prefill":>9}{"decode":>9}{"total":>9}{"pass
           f'{"GB/s":>8}{"floor":>9}{"gain":>9}')
 
 
-def prepare(engine: Engine, rows: dict[str, Variant], observation: Observation) -> None:
-    """Make the weights and compile all that the rows need, several at a time."""
-    def make(item: tuple[str, Variant]) -> None:
-        began = time.perf_counter()
-        engine.use(item[1])
-        engine.compile_for(item[1], observation)
-        print(f'  {item[0]}: ready after {time.perf_counter() - began:.0f} s', flush=True)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        made = {name: pool.submit(make, (name, variant)) for name, variant in rows.items()}
-    for name, one in made.items():
-        if one.exception() is not None:
-            print(f'  {name}: left out, {type(one.exception()).__name__}: {one.exception()}')
-            del rows[name]
+def prepare(engine: Engine, name: str, variant: Variant, observation: Observation) -> bool:
+    """Make the weights and compile what a row needs; say so, or why it cannot be."""
+    began = time.perf_counter()
+    try:
+        engine.use(variant)
+        engine.compile_for(variant, observation)
+    except (RuntimeError, ValueError) as error:
+        print(f'{name}: left out, {type(error).__name__}: {error}', flush=True)
+        return False
+    print(f'  {name}: ready after {time.perf_counter() - began:.0f} s', flush=True)
+    return True
 
 
 def measure(engine: Engine, name: str, variant: Variant, reference: Variant,
@@ -168,15 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tokens=options.tokens)
     engine = Engine(checkpoint, codec, variant=REFERENCE, **how, kept_variants=None,
                     speculation=ForcedSpeculation({}, codec))
-    rows = {name: ROWS[name] for name in dict.fromkeys(['reference', *options.rows])}
-    prepare(engine, rows, seen[0])
     machine = measure_machine(checkpoint.config.dtype)
     print(f'{machine.device}: copy {machine.copy / 1e9:.0f} GB/s (read and written), '
           f'matrix-vector {machine.matrix_vector / 1e9:.0f} GB/s, '
           f'matmul {machine.matmul / 1e12:.0f} TFLOP/s', flush=True)
     print(HEADER, flush=True)
     results = []
-    for name, variant in rows.items():
+    for name in dict.fromkeys(['reference', *options.rows]):
+        variant = ROWS[name]
+        if not prepare(engine, name, variant, seen[0]):
+            continue
         results.append(measure(engine, name, variant, REFERENCE, seen, options.runs, machine))
         print(results[-1].line(), flush=True)
     print('medians; GB/s: bytes of weights a pass over its time; floor: decoding over the time of '

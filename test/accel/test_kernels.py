@@ -1,4 +1,4 @@
-"""The kernels for GPUs: right in interpret mode, and refused in words where they cannot run."""
+"""Attention's kernels: right on a GPU, or in interpret mode; refused where they cannot run."""
 
 import functools
 
@@ -7,15 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ros_pi0_fast.accel.attention_choice import AttentionChooser, AttentionShape, refusal
+from ros_pi0_fast.accel.attention_choice import (
+    CANDIDATES,
+    AttentionChooser,
+    AttentionShape,
+    refusal,
+)
 from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.kernels.pallas_attention import pallas
 from ros_pi0_fast.model.attention import Fresh, Visible, folded, reference, write_slots
 
-kernel = functools.partial(pallas, interpret=True)
+ON_GPU = jax.devices()[0].platform == 'gpu'
+kernel = functools.partial(pallas, interpret=not ON_GPU)
 FLOAT32, BFLOAT16 = 1e-5, 2e-2
 HOPPER, ADA = Device(platform='gpu', capability=9.0), Device(platform='gpu', capability=8.9)
 CPU = Device(platform='cpu')
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """Multiply float32 as such: a GPU would round it to TF32."""
+    with jax.default_matmul_precision('highest'):
+        yield
 
 
 def arrays(t, s, *, b=1, n=8, m=1, h=64, dtype='float32', seed=0):
@@ -82,6 +95,25 @@ def shape(**changes):
 def test_what_cannot_run_is_refused_with_the_reason(name, device, changes, reason):
     found = refusal(name, device, shape(**changes))
     assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize('asked', [
+    shape(kind='all', tokens=256, slots=256, heads=16, kv_heads=16, head_dim=72),
+    shape(kind='prefix', tokens=576, slots=576), shape(slots=640),
+    shape(slots=640, tokens=4)], ids=str)
+def test_what_runs_on_this_device_is_the_reference(asked):
+    q, k, v = arrays(asked.tokens, asked.slots, n=asked.heads, m=asked.kv_heads,
+                     h=asked.head_dim, dtype=asked.dtype)
+    last = np.full((1, asked.tokens), asked.slots - 9, np.int32)
+    if asked.kind == 'cache':
+        last += np.arange(asked.tokens, dtype=np.int32)
+    visible = None if asked.kind == 'all' else Visible(
+        end=jnp.asarray(last), uniform=asked.kind == 'prefix' or asked.tokens == 1)
+    running = {name for name in CANDIDATES if not refusal(name, Device.current(), asked)}
+    assert running >= ({'folded', 'flash', 'pallas'} if ON_GPU else {'folded', 'flash'})
+    for name in running:
+        found = jax.jit(CANDIDATES[name])(q, k, v, visible)
+        check(found, jax.jit(reference)(q, k, v, visible), asked.dtype)
 
 
 def test_only_what_can_run_is_measured():

@@ -1,4 +1,4 @@
-"""Products of few tokens and the layer made of them: right in interpret mode, in all kinds."""
+"""Products of few tokens and the layer made of them: right on a GPU, or in interpret mode."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
 CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=4, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
-BFLOAT16 = 1e-2
+BFLOAT16 = 2e-2
 """Relative error of a layer in bfloat16, of which every product and norm rounds once."""
 
 
@@ -39,7 +39,7 @@ def test_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
     sums = partial_sums(rows, x, interpret=not ON_GPU)
     assert sums.shape == (Tiling.of(rows, tokens).splits, tokens, outputs)
     found = np.asarray(jnp.sum(sums, axis=0), np.float32)
-    expected = np.asarray(x.astype(jnp.float32) @ wide(w))
+    expected = np.asarray(x, np.float32) @ np.asarray(wide(w))
     rounding = 1e-5 if sums.dtype == jnp.float32 else 4e-3  # Of bfloat16: 2^-8.
     assert np.linalg.norm(found - expected) < rounding * np.linalg.norm(expected)
 
