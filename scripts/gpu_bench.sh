@@ -4,24 +4,11 @@
 #   scripts/gpu_bench.sh [more options of ros_pi0_fast.evaluation.benchmark_gpu]
 #
 # Takes a few minutes on one H100, most of them for compiling. Environment: PYTHON (python3), OUT
-# (out: the table as JSON, a trace, the log). Wheels in .whl/ are used for packages that the
-# machine lacks; nothing is downloaded.
+# (out: the table as JSON, a trace, the log); see gpu_env.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/gpu_env.sh
 
-python=${PYTHON:-python3}
-out=${OUT:-out}
-mkdir -p "$out"
-
-if compgen -G '.whl/*.whl' >/dev/null; then
-  site=$PWD/build/site
-  if [ ! -d "$site" ]; then
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
-      --target "$site" .whl/*.whl
-  fi
-  export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
-fi
-export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 # Weights are kept in several forms at once; nothing is taken before it is needed.
 export XLA_PYTHON_CLIENT_PREALLOCATE=${XLA_PYTHON_CLIENT_PREALLOCATE:-false}
 

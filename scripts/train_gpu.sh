@@ -5,36 +5,22 @@
 #
 # Stops cleanly after MINUTES (default 9); the same command goes on. When training is done, it
 # measures success on 100 unseen scenes a task. Environment: PYTHON (python3), WORKERS (all cores),
-# WORK (runs/tabletop: the run's state, tens of GB), OUT (out: results to take away).
-# Wheels in .whl/ are used for packages that the machine lacks; nothing is downloaded.
+# WORK (runs/tabletop: the run's state, tens of GB), OUT (out: results to take away); see gpu_env.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/gpu_env.sh
+simulate_here 0.7
 
 minutes=${1:-9}
 shift || true
-python=${PYTHON:-python3}
 workers=${WORKERS:-$(nproc)}
 config=${CONFIG:-tabletop}
 work=${WORK:-runs/$config}
-out=${OUT:-out}
-mkdir -p "$work" "$out"
+mkdir -p "$work"
 
-if compgen -G '.whl/*.whl' >/dev/null; then
-  site=$PWD/build/site
-  if [ ! -d "$site" ]; then
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
-      --target "$site" .whl/*.whl
-  fi
-  export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
-fi
-export PYTHONUNBUFFERED=1 MUJOCO_GL=${MUJOCO_GL:-egl}
-# Pictures are rendered on the same GPU, so not all of its memory may go to JAX.
-export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.7}
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$work/compiled}
 case $work in /*) export JAX_COMPILATION_CACHE_DIR=$work/compiled ;; esac
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
-# One thread a process: the simulations are the parallel part.
-export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 "$python" - <<'PY'
 import time

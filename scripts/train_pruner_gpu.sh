@@ -7,19 +7,17 @@
 #   scripts/train_pruner_gpu.sh success_frozen     # all methods and ablations without it
 #
 # Environment: PYTHON (python3), WORK (runs/pruner: state, some GB), OUT (out: results to take away),
-# CONFIG (tabletop), EPISODES (100, of each task for each row of the tables).
+# CONFIG (tabletop), EPISODES (100, of each task for each row of the tables); see gpu_env.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/gpu_env.sh
+simulate_here 0.6
+without_autotuning
 
 episodes=${EPISODES:-100}
-python=${PYTHON:-python3}
 config=${CONFIG:-tabletop}
 work=${WORK:-runs/pruner}
-out=${OUT:-out}
-mkdir -p "$work" "$out"
-export PYTHONUNBUFFERED=1 MUJOCO_GL=${MUJOCO_GL:-egl} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-# Trying all tilings of Triton for the products of so small a model takes longer than to train it.
-export XLA_FLAGS="--xla_gpu_enable_triton_gemm=false ${XLA_FLAGS:-}"
+mkdir -p "$work"
 
 train() {  # train NAME MEMORY [FIELD=VALUE…]
   local name=$1 memory=$2 set=(); shift 2

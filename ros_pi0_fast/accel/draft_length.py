@@ -20,9 +20,9 @@ LONGEST = 16
 KEPT = 15
 """Measurements of a length that count, the last ones."""
 WEIGHT = 0.15
-"""Of the last chunk in the running acceptance."""
+"""Of the last chunk in the running acceptance; the first ones weigh more."""
 HOPE = 0.8
-"""Acceptance that is expected before anything was drafted."""
+"""Acceptance that is expected before anything was drafted. It counts as one chunk."""
 RETRY = 64
 """After so many chunks without a draft, drafting is tried again."""
 
@@ -54,7 +54,7 @@ class DraftLength:
         self.acceptance = HOPE
         """Running probability that an id is accepted."""
         self._costs: dict[int, deque[float]] = {k: deque(maxlen=KEPT) for k in self.lengths}
-        self._without = 0
+        self._without = self._drafted = 0
 
     def record(self, length: int, *, passes: int, accepted: int, ms: float) -> None:
         """Take note of a chunk.
@@ -68,8 +68,10 @@ class DraftLength:
         self._costs[length].append(ms / passes)
         self._without = 0 if length else self._without + 1
         if length:
+            self._drafted += 1
             now = acceptance_of(accepted / passes, length)
-            self.acceptance += WEIGHT * (now - self.acceptance)
+            weight = max(WEIGHT, 1 / (1 + self._drafted))
+            self.acceptance += weight * (now - self.acceptance)
 
     def calibrate(self, length: int, ms_of_pass: float) -> None:
         """Take note of what a pass costs, measured without a chunk that says anything else."""

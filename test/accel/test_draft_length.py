@@ -50,6 +50,14 @@ def test_a_drafter_that_is_always_wrong_is_given_up_and_tried_again():
     assert total < 1.05 * without
 
 
+def test_a_middling_drafter_that_costs_more_than_it_brings_is_given_up_at_once():
+    costs = {0: 0.19, 1: 0.33, 2: 0.40, 4: 0.60, 8: 1.00}  # The head's, on two cores.
+    for acceptance in (0.4, 0.5, 0.6):
+        chosen, total = drive(128, acceptance, costs)
+        assert sum(map(bool, chosen[:RETRY])) <= 3
+        assert total < 1.03 * 128 * IDS * costs[0], acceptance
+
+
 def test_a_good_drafter_is_used_for_long_guesses():
     chosen, total = drive(100, 0.95)
     assert set(chosen[20:]) == {8} and total < 0.45 * 100 * IDS
