@@ -31,7 +31,16 @@ from ros_pi0_fast.engine.pruning import (
     kept_by_camera,
 )
 from ros_pi0_fast.engine.speculation import Speculation
-from ros_pi0_fast.engine.stages import Prefill, Resize, Vision, Vocabulary
+from ros_pi0_fast.engine.stages import (
+    IMAGES,
+    LANGUAGE,
+    Prefill,
+    Resize,
+    Stage,
+    Tower,
+    Vision,
+    Vocabulary,
+)
 from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
@@ -107,6 +116,7 @@ class Program:
         if choice.variant.flash_attention:
             self._choose_attention(chooser)
         self.params = store.get(self.form, in_use)
+        self._towers = {name: Tower.of(self.params, name) for name in (IMAGES, LANGUAGE)}
         self.vocabulary = self._make_vocabulary()
         self._black = self._encode_black()
 
@@ -285,12 +295,14 @@ class Program:
         return self._call(Listen(model=self._model, pruner=self._pruner), ids, count, cache,
                           np.int32(length + self._fed), ranking)
 
-    def _call(self, stage: Callable[..., Any], *arguments: Any,
+    def _call(self, stage: Stage, *arguments: Any,
               donate: tuple[int, ...] = ()) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         key = (stage, self.form, structure, tuple(leaf.shape for leaf in leaves))
-        compiled = self._compiler.get(key, stage, self.params, *arguments, donate=donate)
-        return compiled(self.params, *arguments)
+        tower = self._towers[stage.tower]
+        compiled = self._compiler.get(key, tower.fed_to(stage), tower.leaves, *arguments,
+                                      donate=donate)
+        return compiled(tower.leaves, *arguments)
 
     @property
     def _fed(self) -> int:

@@ -3,12 +3,17 @@
 Each is a frozen value with what is static about it, and so the key under which it is compiled:
 variants that agree about a stage share its executable. A batch of one throughout. Between the
 stages arrays stay on the device.
+
+Those that take parameters name the tower that they read. An executable's call costs the host some
+microseconds for each array it is given, read or not, and as long again for finding them in their
+tree: a thousand arrays take longer to hand over than SigLIP takes to run on a large GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax
@@ -24,6 +29,44 @@ from ros_pi0_fast.model.einsum import Weight
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.model.resize import resize_with_pad
+
+IMAGES, LANGUAGE = 'img', 'llm'
+"""The towers, by their names below PaliGemma."""
+
+
+class Stage(Protocol):
+    """What takes parameters first, of one tower only."""
+
+    tower: ClassVar[str]
+    """IMAGES or LANGUAGE."""
+
+    def __call__(self, params: Params, *arguments: Any) -> Any:
+        """Run it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The parameters of one tower, as executables take them."""
+
+    leaves: tuple[jax.Array, ...]
+    structure: jax.tree_util.PyTreeDef
+
+    @classmethod
+    def of(cls, params: Params, name: str) -> Tower:
+        """Take a tower's parameters from a tree of all."""
+        leaves, structure = jax.tree.flatten({'PaliGemma': {name: params['PaliGemma'][name]}})
+        return cls(tuple(leaves), structure)
+
+    def fed_to(self, stage: Stage) -> Callable[..., Any]:
+        """Return a stage that takes the leaves in the place of the tree."""
+        structure = self.structure
+
+        def fed(leaves: tuple[jax.Array, ...], *arguments: Any) -> Any:
+            return stage(jax.tree.unflatten(structure, leaves), *arguments)
+
+        fed.__name__ = type(stage).__name__.lower()  # Which a profiler shows.
+        return fed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +85,7 @@ class Resize:
 class Vision:
     """Turns pictures into tokens."""
 
+    tower: ClassVar[str] = IMAGES
     model: Pi0Fast
 
     def __call__(self, params: Params, images: jax.Array) -> jax.Array:
@@ -54,6 +98,7 @@ class Vision:
 class Prefill:
     """Runs the prefix through the decoder."""
 
+    tower: ClassVar[str] = LANGUAGE
     model: Pi0Fast
     rows: tuple[int, ...]
     """For each camera of the model, its row among the encoded pictures; -1: it is black."""
@@ -109,6 +154,7 @@ class Vocabulary:
 class Decode:
     """Chooses ids until the chunk is complete, or EOS, or a limit."""
 
+    tower: ClassVar[str] = LANGUAGE
     model: Pi0Fast
     max_ids: int
     """Most ids to choose."""
