@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock
+from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_cache
 from ros_pi0_fast.accel.kernels.rows import Rows, Tiling, partial_sums
 from ros_pi0_fast.accel.matrices import Matrices
 from ros_pi0_fast.accel.quantized import quantize_int4, quantize_int8
-from ros_pi0_fast.model.attention import Visible, folded
+from ros_pi0_fast.model.attention import Visible, folded, reference
 from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.config import GemmaConfig
-from ros_pi0_fast.model.gemma import Block, Tokens
+from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, Block, Tokens, rotate
 
 KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
          'int4': quantize_int4}
-CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=4, num_kv_heads=1, head_dim=256,
+CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
 BFLOAT16 = 2e-2
@@ -73,7 +73,8 @@ def layer(kind):
             convert(lambda w: Rows.of(quantize(w))))
 
 
-@pytest.mark.parametrize(('kind', 'tokens'), [('bfloat16', 1), ('int8', 4), ('int4', 1)])
+@pytest.mark.parametrize(('kind', 'tokens'), [
+    ('bfloat16', 1), ('bfloat16', 3), ('int8', 4), ('int4', 1)])
 def test_a_layer_is_the_model_s(kind, tokens):
     reference, few = layer(kind)
     keys = jax.random.split(jax.random.key(3), 3)
@@ -103,3 +104,28 @@ def test_a_layer_is_the_model_s(kind, tokens):
         others = np.delete(np.asarray(found_cache.k), range(slot, slot + tokens), axis=1)
         assert np.array_equal(others, np.delete(np.asarray(cache.k), range(slot, slot + tokens),
                                                 axis=1))
+
+
+@pytest.mark.parametrize('tokens', [1, 3, 8])
+def test_attention_on_a_cache_is_the_reference_s_for_any_few_tokens(tokens):
+    heads, size, slots, first, slot = 3, 64, 2 * SLOTS + 9, 5, SLOTS + 3
+    keys = jax.random.split(jax.random.key(4), 3)
+    projected, k, v = (jax.random.normal(key, (count, size)).astype(jnp.bfloat16)
+                       for key, count in zip(keys, (tokens * (heads + 2), slots, slots),
+                                             strict=True))
+    steps = jnp.arange(tokens, dtype=jnp.int32)
+    positions = (slot - first + steps)[None]
+    radians = positions[0, :, None] / MAX_WAVELENGTH ** (
+        jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
+    found = attend_cache(projected, k, v, jnp.cos(radians), jnp.sin(radians),
+                         jnp.array([first, slot], jnp.int32), heads=heads, interpret=not ON_GPU)
+    each = projected.reshape(1, tokens, heads + 2, size)
+    rotated = rotate(each[:, :, :heads + 1], positions)
+    q = (rotated[:, :, :heads] * size ** -0.5).astype(jnp.bfloat16)
+    k = k.at[slot:slot + tokens].set(rotated[0, :, heads].astype(jnp.bfloat16))
+    v = v.at[slot:slot + tokens].set(each[0, :, heads + 1])
+    mixed = reference(q, k[None, :, None], v[None, :, None], Visible(
+        start=jnp.array([first], jnp.int32), end=slot + 1 + steps[None], uniform=tokens == 1))
+    for one, other in zip(found, (mixed.reshape(tokens, -1), k, v), strict=True):
+        one, other = (np.asarray(a, np.float32) for a in (one, other))
+        assert np.linalg.norm(one - other) < BFLOAT16 * np.linalg.norm(other)
