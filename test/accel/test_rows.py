@@ -7,7 +7,7 @@ import pytest
 
 from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_cache
 from ros_pi0_fast.accel.kernels.rows import Rows, Tiling, partial_sums
-from ros_pi0_fast.accel.matrices import Matrices
+from ros_pi0_fast.accel.matrices import Matrices, product
 from ros_pi0_fast.accel.quantized import quantize_int4, quantize_int8
 from ros_pi0_fast.model.attention import Visible, folded, reference
 from ros_pi0_fast.model.cache import LayerCache
@@ -19,6 +19,9 @@ KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
 CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
+FLOAT32 = 1e-5
+ROUNDED = 4e-3
+"""Relative error of what is rounded to bfloat16 once: 2^-8."""
 BFLOAT16 = 2e-2
 """Relative error of a layer in bfloat16, of which every product and norm rounds once."""
 
@@ -27,21 +30,35 @@ def wide(w):
     return w.astype(jnp.float32) if isinstance(w, jax.Array) else w.wide()
 
 
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
-    (256, 192, 1), (256, 192, 9), (144, 80, 3), (256, 192, 20)])
-def test_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
+def product_case(kind, inputs, outputs, tokens):
     keys = jax.random.split(jax.random.key(0))
     w = KINDS[kind](jax.random.normal(keys[0], (inputs, outputs)))
     x = jax.random.normal(keys[1], (tokens, inputs)).astype(jnp.bfloat16)
-    rows = Rows.of(w)
+    return Rows.of(w), x, np.asarray(x, np.float32) @ np.asarray(wide(w))
+
+
+def relative_error(found, expected):
+    return np.linalg.norm(np.asarray(found, np.float32) - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('kind', ['int8', 'int4'])
+@pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
+    (256, 192, 1), (256, 192, 9), (144, 80, 3)])
+def test_the_kernel_s_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
+    rows, x, expected = product_case(kind, inputs, outputs, tokens)
     assert rows.shape == (inputs, outputs)
     sums = partial_sums(rows, x, interpret=not ON_GPU)
-    assert sums.shape == (Tiling.of(rows, tokens).splits, tokens, outputs)
-    found = np.asarray(jnp.sum(sums, axis=0), np.float32)
-    expected = np.asarray(x, np.float32) @ np.asarray(wide(w))
-    rounding = 1e-5 if sums.dtype == jnp.float32 else 4e-3  # Of bfloat16: 2^-8.
-    assert np.linalg.norm(found - expected) < rounding * np.linalg.norm(expected)
+    assert sums.shape == (Tiling.of(rows).splits, tokens, outputs)
+    assert relative_error(jnp.sum(sums, axis=0), expected) < FLOAT32
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(('inputs', 'outputs'), [(256, 192), (144, 80)])
+def test_products_of_many_tokens_are_those_of_the_wide_matrix(kind, inputs, outputs):
+    rows, x, expected = product_case(kind, inputs, outputs, 20)
+    found = jax.jit(product)(rows, x)
+    assert found.dtype == x.dtype and found.shape == expected.shape
+    assert relative_error(found, expected) < ROUNDED
 
 
 def layer(kind):
