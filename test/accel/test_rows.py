@@ -1,18 +1,23 @@
 """Products of few tokens and the layer made of them: right on a GPU, or in interpret mode."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ros_pi0_fast.accel.kernels.by_rows import to_rows
 from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_cache
 from ros_pi0_fast.accel.kernels.rows import Rows, Tiling, partial_sums
-from ros_pi0_fast.accel.matrices import Matrices, product
+from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
+from ros_pi0_fast.accel.quantization import Scheme, quantize_params
 from ros_pi0_fast.accel.quantized import quantize_int4, quantize_int8
 from ros_pi0_fast.model.attention import Visible, folded, reference
 from ros_pi0_fast.model.cache import LayerCache
-from ros_pi0_fast.model.config import GemmaConfig
+from ros_pi0_fast.model.config import GemmaConfig, get_config
 from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, Block, Tokens, rotate
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
 
 KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
          'int4': quantize_int4}
@@ -59,6 +64,25 @@ def test_products_of_many_tokens_are_those_of_the_wide_matrix(kind, inputs, outp
     found = jax.jit(product)(rows, x)
     assert found.dtype == x.dtype and found.shape == expected.shape
     assert relative_error(found, expected) < ROUNDED
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_siglip_s_hidden_axis_is_padded_and_its_tokens_are_the_same(kind):
+    config = replace(get_config('tiny'), dtype='bfloat16')
+    config = replace(config, siglip=replace(config.siglip, mlp_dim=272, depth=1))
+    model = Pi0Fast(config)
+    params = model.init(jax.random.key(0))
+    plain = to_matrices(model, model.unroll(params)) if kind == 'bfloat16' else quantize_params(
+        model, params, Scheme(weights=kind))
+    stored = to_rows(plain)
+    mlp = stored['PaliGemma']['img']['Transformer']['encoderblock'][0]['MlpBlock_0']
+    assert mlp['Dense_0']['kernel'].shape == (128, 384) and mlp['Dense_0']['bias'].shape == (384,)
+    assert mlp['Dense_1']['kernel'].shape == (384, 128)
+    images = jax.random.randint(jax.random.key(1), (1, *config.siglip.image_size, 3), 0, 256)
+    seen, expected = (jax.jit(model.embed_image)(weights, images.astype(jnp.uint8))
+                      for weights in (stored, plain))
+    assert seen.shape == expected.shape
+    assert relative_error(seen, np.asarray(expected, np.float32)) < BFLOAT16
 
 
 def layer(kind):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ros_pi0_fast.accel.equations import path_of
 from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.kernels.matvec import FEW_TOKENS, few_fit, few_product
-from ros_pi0_fast.accel.kernels.rows import TOKENS, Rows, partial_sums
+from ros_pi0_fast.accel.kernels.rows import INPUTS, TOKENS, Rows, partial_sums
 from ros_pi0_fast.accel.matrices import Matrices, product
 from ros_pi0_fast.accel.quantized import QuantizedMatrix
 from ros_pi0_fast.model.layers import Params
 
 SMALLEST_CAPABILITY = 8.0
+_HIDDEN = {('MlpBlock_0', 'Dense_0', 'kernel'): 1, ('MlpBlock_0', 'Dense_0', 'bias'): 0,
+           ('MlpBlock_0', 'Dense_1', 'kernel'): 0}
+"""Ends of the paths of what has SigLIP's hidden axis, and which axis that is."""
 
 
 @product.register
@@ -41,18 +46,42 @@ def _many_product(w: Rows, x: jax.Array) -> jax.Array:
 
 
 def to_rows(params: Params) -> Params:
-    """Return parameters with the matrices of the decoder, and all of integers, stored by outputs.
+    """Return parameters with the matrices of the decoder, and all of integers, stored by outputs,
+    and the hidden axis of SigLIP's MLPs padded with 0 to whole tiles.
+
+    SigLIP's 4304 is 16 · 269: a compiler that sums over parts of it, or over tiles, would pad
+    weights and activations in every inference. What is added are channels that are 0 and stay so.
     """
     def convert(keys: tuple, leaf: object) -> object:
-        if not isinstance(leaf, Matrices):
-            return leaf
-        decodes = 'llm' in path_of(keys)
-        return leaf.replace(parts=tuple(
-            Rows.of(part) if decodes or isinstance(part, QuantizedMatrix) else part
-            for part in leaf.parts))
+        path = path_of(keys)
+        if isinstance(leaf, Matrices):
+            leaf = leaf.replace(parts=tuple(
+                Rows.of(part) if 'llm' in path or isinstance(part, QuantizedMatrix) else part
+                for part in leaf.parts))
+        for end, axis in _HIDDEN.items():
+            leaf = _whole(leaf, axis) if path[-3:] == end else leaf
+        return leaf
 
     return jax.tree_util.tree_map_with_path(
         convert, params, is_leaf=lambda leaf: isinstance(leaf, Matrices))
+
+
+def _whole(leaf: Any, axis: int) -> Any:
+    """Return a vector, a matrix [in, out], or one stored as Matrices of one part, with an axis
+    padded with 0 to a multiple of INPUTS."""
+    missing = -leaf.shape[axis] % INPUTS
+    if isinstance(leaf, Matrices):
+        shape = list(leaf.shape)
+        shape[axis] += missing
+        return leaf.replace(parts=(_whole(leaf.parts[0], axis),), shape=tuple(shape))
+    if isinstance(leaf, Rows) and axis == 0:  # The arrays are padded already.
+        return leaf.replace(inputs=leaf.columns)
+    if isinstance(leaf, Rows):
+        outputs = leaf.outputs + missing
+        more = outputs - leaf.values.shape[0]
+        return jax.tree.map(lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)),
+                            leaf.replace(outputs=outputs))
+    return jnp.pad(leaf, [(0, missing if i == axis else 0) for i in range(leaf.ndim)])
 
 
 def rows_refusal(device: Device, dtype: str) -> str:
