@@ -31,16 +31,8 @@ from ros_pi0_fast.engine.pruning import (
     kept_by_camera,
 )
 from ros_pi0_fast.engine.speculation import Speculation
-from ros_pi0_fast.engine.stages import (
-    IMAGES,
-    LANGUAGE,
-    Prefill,
-    Resize,
-    Stage,
-    Tower,
-    Vision,
-    Vocabulary,
-)
+from ros_pi0_fast.engine.stages import Prefill, Resize, Vision, Vocabulary
+from ros_pi0_fast.engine.towers import IMAGES, LANGUAGE, Stage, Tower
 from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
@@ -300,9 +292,9 @@ class Program:
         leaves, structure = jax.tree.flatten(arguments)
         key = (stage, self.form, structure, tuple(leaf.shape for leaf in leaves))
         tower = self._towers[stage.tower]
-        compiled = self._compiler.get(key, tower.fed_to(stage), tower.leaves, *arguments,
+        compiled = self._compiler.get(key, tower.fed_to(stage), tower.arrays, *arguments,
                                       donate=donate)
-        return compiled(tower.leaves, *arguments)
+        return compiled(tower.arrays, *arguments)
 
     @property
     def _fed(self) -> int:

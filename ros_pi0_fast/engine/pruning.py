@@ -16,7 +16,7 @@ from ros_pi0_fast.accel.pruning_attention import attention_of_actions
 from ros_pi0_fast.accel.pruning_file import FOLDER, load_pruner
 from ros_pi0_fast.accel.pruning_prefill import PrunedPrefix, prefill_pruned
 from ros_pi0_fast.accel.pruning_scores import Scorer, TrainingFreeScorer, Weights
-from ros_pi0_fast.engine.stages import LANGUAGE
+from ros_pi0_fast.engine.towers import LANGUAGE
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.config import Pi0FastConfig

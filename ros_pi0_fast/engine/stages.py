@@ -2,18 +2,13 @@
 
 Each is a frozen value with what is static about it, and so the key under which it is compiled:
 variants that agree about a stage share its executable. A batch of one throughout. Between the
-stages arrays stay on the device.
-
-Those that take parameters name the tower that they read. An executable's call costs the host some
-microseconds for each array it is given, read or not, and as long again for finding them in their
-tree: a thousand arrays take longer to hand over than SigLIP takes to run on a large GPU.
+stages arrays stay on the device. Those that take parameters name the tower that they read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -22,6 +17,7 @@ import jax.numpy as jnp
 from ros_pi0_fast.accel.drafters import Drafter
 from ros_pi0_fast.accel.relaxation import Relaxation
 from ros_pi0_fast.accel.speculative import SpeculativeOptions, speculate
+from ros_pi0_fast.engine.towers import IMAGES, LANGUAGE
 from ros_pi0_fast.model import masks
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.decode import DecodeOptions, Forced, GrammarTables, greedy
@@ -29,44 +25,6 @@ from ros_pi0_fast.model.einsum import Weight
 from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.model.resize import resize_with_pad
-
-IMAGES, LANGUAGE = 'img', 'llm'
-"""The towers, by their names below PaliGemma."""
-
-
-class Stage(Protocol):
-    """What takes parameters first, of one tower only."""
-
-    tower: ClassVar[str]
-    """IMAGES or LANGUAGE."""
-
-    def __call__(self, params: Params, *arguments: Any) -> Any:
-        """Run it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Tower:
-    """The parameters of one tower, as executables take them."""
-
-    leaves: tuple[jax.Array, ...]
-    structure: jax.tree_util.PyTreeDef
-
-    @classmethod
-    def of(cls, params: Params, name: str) -> Tower:
-        """Take a tower's parameters from a tree of all."""
-        leaves, structure = jax.tree.flatten({'PaliGemma': {name: params['PaliGemma'][name]}})
-        return cls(tuple(leaves), structure)
-
-    def fed_to(self, stage: Stage) -> Callable[..., Any]:
-        """Return a stage that takes the leaves in the place of the tree."""
-        structure = self.structure
-
-        def fed(leaves: tuple[jax.Array, ...], *arguments: Any) -> Any:
-            return stage(jax.tree.unflatten(structure, leaves), *arguments)
-
-        fed.__name__ = type(stage).__name__.lower()  # Which a profiler shows.
-        return fed
 
 
 @dataclass(frozen=True, kw_only=True)
