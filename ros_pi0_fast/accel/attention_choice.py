@@ -57,11 +57,15 @@ class AttentionChooser:
     Args:
         candidates: Implementations by name; the first one is taken where times are equal.
         device: To run on.
+        options: Of XLA, those that the stages are compiled with: on a GPU what a candidate takes
+            in a CUDA graph says nothing of what it takes kernel by kernel.
     """
 
     def __init__(self, candidates: Mapping[str, Attend] = CANDIDATES,
-                 device: Device | None = None):
+                 device: Device | None = None,
+                 options: Mapping[str, bool | int | str] | None = None):
         self.candidates = dict(candidates)
+        self._options = dict(options or {})
         self.refusals: dict[AttentionShape, dict[str, str]] = {}
         """Why a candidate was not measured, by shape and name."""
         self._device = device or Device.current()
@@ -85,7 +89,8 @@ class AttentionChooser:
         compiled = {}
         for name in [name for name, reason in reasons.items() if not reason]:
             try:
-                compiled[name] = _repeated(self.candidates[name]).lower(*arguments).compile()
+                compiled[name] = _repeated(self.candidates[name]).lower(*arguments).compile(
+                    compiler_options=self._options or None)
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 # What a library or a compiler cannot do for a shape, it only says when asked.
                 self.refusals[shape][name] = str(error).splitlines()[0]

@@ -155,6 +155,6 @@ class HeadDrafter:
         with jax.named_scope('draft'):
             last = jax.lax.dynamic_slice(so_far.ids, (so_far.count - 1,), (1,))
             carry = (so_far.hidden[None, None], last, so_far.progress, state)
-            (_, _, _, state), choices = jax.lax.scan(
-                step, carry, jnp.arange(length, dtype=jnp.int32))
+            (_, _, _, state), choices = jax.lax.scan(  # Unrolled: see Rules.along.
+                step, carry, jnp.arange(length, dtype=jnp.int32), unroll=True)
             return choices, state

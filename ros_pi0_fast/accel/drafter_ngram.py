@@ -77,7 +77,8 @@ class NgramDrafter:
             return (context, rules.advance(progress, column[None])), choice
 
         chosen = so_far.count + jnp.arange(length, dtype=jnp.int32)
-        _, ids = jax.lax.scan(step, (context, so_far.progress), chosen)
+        # Unrolled: see Rules.along.
+        _, ids = jax.lax.scan(step, (context, so_far.progress), chosen, unroll=True)
         return Proposal(ids=ids), state
 
     def _next(self, context: jax.Array, progress: Progress | None, chosen: jax.Array,

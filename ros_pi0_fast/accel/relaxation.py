@@ -119,8 +119,9 @@ class Relaxation:
             going_on = going_on & may & (same | close)
             return (going_on, jnp.where(going_on & ~same, total, used)), going_on
 
-        (_, used), kept = jax.lax.scan(step, (jnp.ones((), bool), used),
-                                       (choice, jnp.maximum(proposed, 0), there, progress))
+        (_, used), kept = jax.lax.scan(  # Unrolled: see Rules.along.
+            step, (jnp.ones((), bool), used),
+            (choice, jnp.maximum(proposed, 0), there, progress), unroll=True)
         return jnp.sum(kept, dtype=jnp.int32), used
 
 

@@ -45,7 +45,8 @@ class Compiler:
     def __init__(self, options: CompilerOptions = ()) -> None:
         self.log: list[Compilation] = []
         """What was compiled so far, in order."""
-        self._options = dict(PLATFORM_OPTIONS.get(jax.default_backend(), ())) | dict(options)
+        self.options = dict(PLATFORM_OPTIONS.get(jax.default_backend(), ())) | dict(options)
+        """Of XLA: see jax.stages.Lowered.compile."""
         self._compiled: dict[Hashable, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
         self._key_locks: dict[Hashable, threading.Lock] = {}
@@ -99,7 +100,7 @@ class Compiler:
                  donate: tuple[int, ...]) -> jax.stages.Compiled:
         began = time.perf_counter()
         lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
-        compiled = lowered.compile(compiler_options=self._options or None)
+        compiled = lowered.compile(compiler_options=self.options or None)
         memory = compiled.memory_analysis()
         self.log.append(Compilation(
             seconds=time.perf_counter() - began, thread=threading.current_thread().name,

@@ -66,7 +66,7 @@ class Engine:
         self._kept_variants = kept_variants
         self.model = Pi0Fast(checkpoint.config)
         self._compiler = Compiler(compiler_options)
-        self.attention = AttentionChooser()
+        self.attention = AttentionChooser(options=self._compiler.options)
         """Knows which attention was measured to be the fastest for which shape."""
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
         self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(

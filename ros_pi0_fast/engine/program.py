@@ -32,6 +32,7 @@ from ros_pi0_fast.engine.pruning import (
 )
 from ros_pi0_fast.engine.speculation import Speculation
 from ros_pi0_fast.engine.stages import Prefill, Resize, Vision, Vocabulary
+from ros_pi0_fast.engine.towers import IMAGES, LANGUAGE, Stage, Tower
 from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import KVCache, LayerCache
 from ros_pi0_fast.model.decode import GrammarTables
@@ -107,6 +108,7 @@ class Program:
         if choice.variant.flash_attention:
             self._choose_attention(chooser)
         self.params = store.get(self.form, in_use)
+        self._towers = {name: Tower.of(self.params, name) for name in (IMAGES, LANGUAGE)}
         self.vocabulary = self._make_vocabulary()
         self._black = self._encode_black()
 
@@ -285,12 +287,14 @@ class Program:
         return self._call(Listen(model=self._model, pruner=self._pruner), ids, count, cache,
                           np.int32(length + self._fed), ranking)
 
-    def _call(self, stage: Callable[..., Any], *arguments: Any,
+    def _call(self, stage: Stage, *arguments: Any,
               donate: tuple[int, ...] = ()) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         key = (stage, self.form, structure, tuple(leaf.shape for leaf in leaves))
-        compiled = self._compiler.get(key, stage, self.params, *arguments, donate=donate)
-        return compiled(self.params, *arguments)
+        tower = self._towers[stage.tower]
+        compiled = self._compiler.get(key, tower.fed_to(stage), tower.arrays, *arguments,
+                                      donate=donate)
+        return compiled(tower.arrays, *arguments)
 
     @property
     def _fed(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from ros_pi0_fast.accel.pruning_attention import attention_of_actions
 from ros_pi0_fast.accel.pruning_file import FOLDER, load_pruner
 from ros_pi0_fast.accel.pruning_prefill import PrunedPrefix, prefill_pruned
 from ros_pi0_fast.accel.pruning_scores import Scorer, TrainingFreeScorer, Weights
+from ros_pi0_fast.engine.towers import LANGUAGE
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.config import Pi0FastConfig
@@ -84,6 +86,7 @@ class PruningMemory:
 class PrunedPrefill:
     """Prunes image tokens and runs what is left of the prefix through the decoder."""
 
+    tower: ClassVar[str] = LANGUAGE
     model: Pi0Fast
     pruner: AdaptiveVisualPruner
     rows: tuple[int, ...]
@@ -122,6 +125,7 @@ class PrunedPrefill:
 class Listen:
     """Lets a pruner that scores by history know what a chunk's actions paid attention to."""
 
+    tower: ClassVar[str] = LANGUAGE
     model: Pi0Fast
     pruner: AdaptiveVisualPruner
 

@@ -2,13 +2,13 @@
 
 Each is a frozen value with what is static about it, and so the key under which it is compiled:
 variants that agree about a stage share its executable. A batch of one throughout. Between the
-stages arrays stay on the device.
+stages arrays stay on the device. Those that take parameters name the tower that they read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ros_pi0_fast.accel.drafters import Drafter
 from ros_pi0_fast.accel.relaxation import Relaxation
 from ros_pi0_fast.accel.speculative import SpeculativeOptions, speculate
+from ros_pi0_fast.engine.towers import IMAGES, LANGUAGE
 from ros_pi0_fast.model import masks
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.decode import DecodeOptions, Forced, GrammarTables, greedy
@@ -42,6 +43,7 @@ class Resize:
 class Vision:
     """Turns pictures into tokens."""
 
+    tower: ClassVar[str] = IMAGES
     model: Pi0Fast
 
     def __call__(self, params: Params, images: jax.Array) -> jax.Array:
@@ -54,6 +56,7 @@ class Vision:
 class Prefill:
     """Runs the prefix through the decoder."""
 
+    tower: ClassVar[str] = LANGUAGE
     model: Pi0Fast
     rows: tuple[int, ...]
     """For each camera of the model, its row among the encoded pictures; -1: it is black."""
@@ -109,6 +112,7 @@ class Vocabulary:
 class Decode:
     """Chooses ids until the chunk is complete, or EOS, or a limit."""
 
+    tower: ClassVar[str] = LANGUAGE
     model: Pi0Fast
     max_ids: int
     """Most ids to choose."""

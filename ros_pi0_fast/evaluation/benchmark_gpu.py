@@ -31,6 +31,8 @@ from ros_pi0_fast.types import Observation
 
 TRACED = ('MemcpyD2H', 'MemcpyH2D', 'GraphLaunch', 'StreamSynchronize', 'EventSynchronize')
 """What is counted in a trace."""
+KERNELS = 14
+"""Kernels of an executable that are reported of a trace, at most."""
 STAGES = ('vision_ms', 'prefill_ms', 'decode_ms', 'total_ms')
 
 
@@ -131,17 +133,49 @@ def measure(engine: Engine, name: str, variant: Variant, reference: Variant,
                   floor_ms=1e3 * stats.target_passes * size / machine.copy)
 
 
-def trace_report(folder: Path) -> str:
-    """Say what a trace of one inference shows of the traffic between host and device."""
-    path = max(folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
+def trace(engine: Engine, variant: Variant, observation: Observation, folder: Path) -> Path:
+    """Trace one inference as it is after some; return the file."""
+    engine.use(variant)
+    for _ in range(3):
+        engine.infer(observation)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # It would slow down what is to be seen.
+    with jax.profiler.trace(str(folder), profiler_options=options):
+        engine.infer(observation)
+    return max(folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
+
+
+def trace_report(path: Path) -> str:
+    """Say what a trace of one inference shows.
+
+    Returns:
+        The traffic between host and device, and for each executable the time from its first
+        kernel to its last and the kernels that take most of it.
+    """
     counts: Counter[str] = Counter()
+    kernels: dict[str, list[tuple[float, float, str]]] = {}
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-        for line in plane.lines:
-            for event in line.events:
-                for word in TRACED:
-                    counts[word] += word.lower() in event.name.lower()
-    return f'trace of one inference ({path}): ' + ', '.join(
-        f'{counts[word]} x {word}' for word in TRACED)
+        for event in (event for line in plane.lines for event in line.events):
+            counts.update(word for word in TRACED if word.lower() in event.name.lower())
+            module = dict(event.stats).get('hlo_module')
+            if module and plane.name.startswith('/device:'):
+                kernels.setdefault(str(module), []).append(
+                    (event.start_ns, event.end_ns, event.name))
+    return '\n'.join([', '.join(f'{counts[word]} x {word}' for word in TRACED),
+                      *(_kernel_report(*each) for each in kernels.items())])
+
+
+def _kernel_report(module: str, kernels: list[tuple[float, float, str]]) -> str:
+    """Return lines about an executable's kernels: (start, end, name) of each, ns."""
+    times: dict[str, list[float]] = {}
+    for start, end, name in kernels:
+        times.setdefault(name[:60], []).append(1e-3 * (end - start))
+    span = 1e-6 * (max(end for _, end, _ in kernels) - min(start for start, _, _ in kernels))
+    lines = [f'{module}: {len(kernels)} kernels in {span:.2f} ms, of which they run '
+             f'{1e-3 * sum(map(sum, times.values())):.2f} ms']
+    most = sorted(times.items(), key=lambda item: -sum(item[1]))[:KERNELS]
+    return '\n'.join(lines + [f'{sum(each):11.0f} us {len(each):6} x {np.median(each):7.2f} us  '
+                              f'{name}' for name, each in most])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -154,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--runs', type=int, default=11, help='timed inferences a row')
     parser.add_argument('--prompt-tokens', type=int, default=60)
     parser.add_argument('--tokens', type=int, default=48, help='decoded')
-    parser.add_argument('--trace', type=Path, help='folder for a trace of one inference')
+    parser.add_argument('--trace', type=Path, help='folder for traces of one inference a row')
     parser.add_argument('--json', type=Path, help='file for the table as JSON')
     options = parser.parse_args(arguments)
     checkpoint, codec, seen, how = load_policy_and_observations(
@@ -183,11 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps(
             {'machine': asdict(machine), 'rows': [asdict(result) for result in results]},
             indent=1))
-    if options.trace:
-        engine.use(Variant())
-        with jax.profiler.trace(str(options.trace)):
-            engine.infer(seen[0])
-        print(trace_report(options.trace))
+    for index, result in enumerate(results if options.trace else ()):
+        path = trace(engine, ROWS[result.name], seen[0], options.trace / str(index))
+        print(f'trace of one inference, {result.name}, {path}: {trace_report(path)}', flush=True)
 
 
 if __name__ == '__main__':

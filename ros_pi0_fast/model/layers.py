@@ -81,9 +81,10 @@ def init_layers(init: Callable[[jax.Array], Params], rng: jax.Array, depth: int)
 def unroll(params: Params) -> Params:
     """Split the stacks of a parameter tree into tuples of trees, one a layer.
 
-    NumPy leaves become views; jax.Array leaves are copied layer by layer.
+    NumPy leaves become views; jax.Array leaves are copied layer by layer. The tree may be of one
+    of the two towers only.
     """
-    for path in STACKS:
+    for path in [path for path in STACKS if path[1] in params[path[0]]]:
         stacked = _get(params, path)
         if not isinstance(stacked, tuple):
             depth = jax.tree.leaves(stacked)[0].shape[0]

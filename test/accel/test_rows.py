@@ -1,24 +1,32 @@
 """Products of few tokens and the layer made of them: right on a GPU, or in interpret mode."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock
+from ros_pi0_fast.accel.kernels.by_rows import to_rows
+from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_cache
 from ros_pi0_fast.accel.kernels.rows import Rows, Tiling, partial_sums
-from ros_pi0_fast.accel.matrices import Matrices
+from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
+from ros_pi0_fast.accel.quantization import Scheme, quantize_params
 from ros_pi0_fast.accel.quantized import quantize_int4, quantize_int8
-from ros_pi0_fast.model.attention import Visible, folded
+from ros_pi0_fast.model.attention import Visible, folded, reference
 from ros_pi0_fast.model.cache import LayerCache
-from ros_pi0_fast.model.config import GemmaConfig
-from ros_pi0_fast.model.gemma import Block, Tokens
+from ros_pi0_fast.model.config import GemmaConfig, get_config
+from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, Block, Tokens, rotate
+from ros_pi0_fast.model.pi0_fast import Pi0Fast
 
 KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
          'int4': quantize_int4}
-CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=4, num_kv_heads=1, head_dim=256,
+CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
+FLOAT32 = 1e-5
+ROUNDED = 4e-3
+"""Relative error of what is rounded to bfloat16 once: 2^-8."""
 BFLOAT16 = 2e-2
 """Relative error of a layer in bfloat16, of which every product and norm rounds once."""
 
@@ -27,21 +35,54 @@ def wide(w):
     return w.astype(jnp.float32) if isinstance(w, jax.Array) else w.wide()
 
 
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
-    (256, 192, 1), (256, 192, 9), (144, 80, 3), (256, 192, 20)])
-def test_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
+def product_case(kind, inputs, outputs, tokens):
     keys = jax.random.split(jax.random.key(0))
     w = KINDS[kind](jax.random.normal(keys[0], (inputs, outputs)))
     x = jax.random.normal(keys[1], (tokens, inputs)).astype(jnp.bfloat16)
-    rows = Rows.of(w)
+    return Rows.of(w), x, np.asarray(x, np.float32) @ np.asarray(wide(w))
+
+
+def relative_error(found, expected):
+    return np.linalg.norm(np.asarray(found, np.float32) - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('kind', ['int8', 'int4'])
+@pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
+    (256, 192, 1), (256, 192, 9), (144, 80, 3)])
+def test_the_kernel_s_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
+    rows, x, expected = product_case(kind, inputs, outputs, tokens)
     assert rows.shape == (inputs, outputs)
     sums = partial_sums(rows, x, interpret=not ON_GPU)
-    assert sums.shape == (Tiling.of(rows, tokens).splits, tokens, outputs)
-    found = np.asarray(jnp.sum(sums, axis=0), np.float32)
-    expected = np.asarray(x, np.float32) @ np.asarray(wide(w))
-    rounding = 1e-5 if sums.dtype == jnp.float32 else 4e-3  # Of bfloat16: 2^-8.
-    assert np.linalg.norm(found - expected) < rounding * np.linalg.norm(expected)
+    assert sums.shape == (Tiling.of(rows).splits, tokens, outputs)
+    assert relative_error(jnp.sum(sums, axis=0), expected) < FLOAT32
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(('inputs', 'outputs'), [(256, 192), (144, 80)])
+def test_products_of_many_tokens_are_those_of_the_wide_matrix(kind, inputs, outputs):
+    rows, x, expected = product_case(kind, inputs, outputs, 20)
+    found = jax.jit(product)(rows, x)
+    assert found.dtype == x.dtype and found.shape == expected.shape
+    assert relative_error(found, expected) < ROUNDED
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_siglip_s_hidden_axis_is_padded_and_its_tokens_are_the_same(kind):
+    config = replace(get_config('tiny'), dtype='bfloat16')
+    config = replace(config, siglip=replace(config.siglip, mlp_dim=272, depth=1))
+    model = Pi0Fast(config)
+    params = model.init(jax.random.key(0))
+    plain = to_matrices(model, model.unroll(params)) if kind == 'bfloat16' else quantize_params(
+        model, params, Scheme(weights=kind))
+    stored = to_rows(plain)
+    mlp = stored['PaliGemma']['img']['Transformer']['encoderblock'][0]['MlpBlock_0']
+    assert mlp['Dense_0']['kernel'].shape == (128, 384) and mlp['Dense_0']['bias'].shape == (384,)
+    assert mlp['Dense_1']['kernel'].shape == (384, 128)
+    images = jax.random.randint(jax.random.key(1), (1, *config.siglip.image_size, 3), 0, 256)
+    seen, expected = (jax.jit(model.embed_image)(weights, images.astype(jnp.uint8))
+                      for weights in (stored, plain))
+    assert seen.shape == expected.shape
+    assert relative_error(seen, np.asarray(expected, np.float32)) < BFLOAT16
 
 
 def layer(kind):
@@ -73,7 +114,8 @@ def layer(kind):
             convert(lambda w: Rows.of(quantize(w))))
 
 
-@pytest.mark.parametrize(('kind', 'tokens'), [('bfloat16', 1), ('int8', 4), ('int4', 1)])
+@pytest.mark.parametrize(('kind', 'tokens'), [
+    ('bfloat16', 1), ('bfloat16', 3), ('int8', 4), ('int4', 1)])
 def test_a_layer_is_the_model_s(kind, tokens):
     reference, few = layer(kind)
     keys = jax.random.split(jax.random.key(3), 3)
@@ -103,3 +145,28 @@ def test_a_layer_is_the_model_s(kind, tokens):
         others = np.delete(np.asarray(found_cache.k), range(slot, slot + tokens), axis=1)
         assert np.array_equal(others, np.delete(np.asarray(cache.k), range(slot, slot + tokens),
                                                 axis=1))
+
+
+@pytest.mark.parametrize('tokens', [1, 3, 8])
+def test_attention_on_a_cache_is_the_reference_s_for_any_few_tokens(tokens):
+    heads, size, slots, first, slot = 3, 64, 2 * SLOTS + 9, 5, SLOTS + 3
+    keys = jax.random.split(jax.random.key(4), 3)
+    projected, k, v = (jax.random.normal(key, (count, size)).astype(jnp.bfloat16)
+                       for key, count in zip(keys, (tokens * (heads + 2), slots, slots),
+                                             strict=True))
+    steps = jnp.arange(tokens, dtype=jnp.int32)
+    positions = (slot - first + steps)[None]
+    radians = positions[0, :, None] / MAX_WAVELENGTH ** (
+        jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
+    found = attend_cache(projected, k, v, jnp.cos(radians), jnp.sin(radians),
+                         jnp.array([first, slot], jnp.int32), heads=heads, interpret=not ON_GPU)
+    each = projected.reshape(1, tokens, heads + 2, size)
+    rotated = rotate(each[:, :, :heads + 1], positions)
+    q = (rotated[:, :, :heads] * size ** -0.5).astype(jnp.bfloat16)
+    k = k.at[slot:slot + tokens].set(rotated[0, :, heads].astype(jnp.bfloat16))
+    v = v.at[slot:slot + tokens].set(each[0, :, heads + 1])
+    mixed = reference(q, k[None, :, None], v[None, :, None], Visible(
+        start=jnp.array([first], jnp.int32), end=slot + 1 + steps[None], uniform=tokens == 1))
+    for one, other in zip(found, (mixed.reshape(tokens, -1), k, v), strict=True):
+        one, other = (np.asarray(a, np.float32) for a in (one, other))
+        assert np.linalg.norm(one - other) < BFLOAT16 * np.linalg.norm(other)

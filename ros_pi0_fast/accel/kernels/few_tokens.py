@@ -50,8 +50,7 @@ class FewTokensBlock:
         with jax.named_scope('attention'):
             attn = weights['attn']
             normed = norm(x[0], weights['pre_attention_norm']['scale'], self.interpret)
-            # More queries than a tile has would not fit into registers.
-            if type(cache) is LayerCache and x.shape[1] * self.config.num_heads <= TOKENS:
+            if type(cache) is LayerCache:
                 mixed, cache = self._attend(attn, normed, tokens, cache)
                 y = few_product(attn['attn_vec_einsum']['w'].parts, mixed, residual=x[0],
                                 interpret=self.interpret)
@@ -129,7 +128,8 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
     """Rotate t new tokens, write their keys and values to the cache, and attend to it.
 
     Args:
-        projected: bfloat16 [t · (heads + 2), h]: of each token queries, key and value.
+        projected: bfloat16 [t · (heads + 2), h]: of each token queries, key and value; t up to
+            TOKENS.
         k: bfloat16 [s, h]: keys of the cache; the buffer is taken over.
         v: bfloat16 [s, h]: values, likewise.
         cos: float32 [t, h / 2]: of the rotary embedding.
@@ -142,21 +142,21 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
         bfloat16 [t, heads · h]; keys; values.
     """
     count, size = cos.shape[0], k.shape[1]
-    # One program for each block of slots, and one for the new tokens.
+    # For each tile of queries, of as many as registers have room for, one program for each block
+    # of slots, and one for the new tokens.
     blocks, queries = pl.cdiv(k.shape[0], SLOTS) + 1, count * heads
-    rows = max(TOKENS, 1 << (queries - 1).bit_length())
-    whole = lambda x: pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim)  # noqa: E731
-    block = pl.BlockSpec((SLOTS, size), lambda i: (jnp.minimum(i, blocks - 2), 0))
-    kernel = functools.partial(_attend_kernel, count=count, heads=heads, rows=rows)
+    tiles = pl.cdiv(queries, TOKENS)
+    whole = lambda x: pl.BlockSpec(x.shape, lambda i, j: (0,) * x.ndim)  # noqa: E731
+    block = pl.BlockSpec((SLOTS, size), lambda i, j: (jnp.minimum(i, blocks - 2), 0))
     mixed, top, total, k, v = pl.pallas_call(
-        kernel, grid=(blocks,),
+        functools.partial(_attend_kernel, count=count, heads=heads), grid=(blocks, tiles),
         in_specs=[whole(projected), block, block, whole(cos), whole(sin), whole(bounds)],
-        out_specs=[pl.BlockSpec((None, queries, size), lambda i: (i, 0, 0)),
-                   pl.BlockSpec((None, queries), lambda i: (i, 0)),
-                   pl.BlockSpec((None, queries), lambda i: (i, 0)), whole(k), whole(v)],
-        out_shape=[jax.ShapeDtypeStruct((blocks, queries, size), jnp.float32),
-                   jax.ShapeDtypeStruct((blocks, queries), jnp.float32),
-                   jax.ShapeDtypeStruct((blocks, queries), jnp.float32),
+        out_specs=[pl.BlockSpec((None, TOKENS, size), lambda i, j: (i, j, 0)),
+                   pl.BlockSpec((None, TOKENS), lambda i, j: (i, j)),
+                   pl.BlockSpec((None, TOKENS), lambda i, j: (i, j)), whole(k), whole(v)],
+        out_shape=[jax.ShapeDtypeStruct((blocks, tiles * TOKENS, size), jnp.float32),
+                   jax.ShapeDtypeStruct((blocks, tiles * TOKENS), jnp.float32),
+                   jax.ShapeDtypeStruct((blocks, tiles * TOKENS), jnp.float32),
                    jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
         input_output_aliases={1: 3, 2: 4},
         compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
@@ -174,13 +174,13 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
 
 
 def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref, top_ref,
-                   total_ref, k_out_ref, v_out_ref, *, count: int, heads: int, rows: int) -> None:
-    """One block of slots, or the new tokens. projected: see attend_cache; k, v [SLOTS, h]; mixed
-    [queries, h]; top, total [queries]; k_out, v_out: the whole cache."""
+                   total_ref, k_out_ref, v_out_ref, *, count: int, heads: int) -> None:
+    """A tile of queries, and one block of slots or the new tokens. projected: see attend_cache;
+    k, v [SLOTS, h]; mixed [TOKENS, h]; top, total [TOKENS]; k_out, v_out: the whole cache."""
     size = k_ref.shape[1]
     half = size // 2
     dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
-    here = pl.program_id(0)
+    here, tile = pl.program_id(0), pl.program_id(1)
     first, end = bounds_ref[0], bounds_ref[1]
 
     def part(index: jax.Array, mask: jax.Array, at: int, length: int) -> jax.Array:
@@ -193,7 +193,7 @@ def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mi
         return tuple((by * x).astype(k_ref.dtype)
                      for x in (one * cos - two * sin, two * cos + one * sin))
 
-    row = jnp.arange(rows, dtype=jnp.int32)
+    row = tile * TOKENS + jnp.arange(TOKENS, dtype=jnp.int32)
     there, token = row < count * heads, row // heads
     queries = rotated(token * (heads + 2) + row % heads, token, there, size ** -0.5)
 
@@ -210,23 +210,24 @@ def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mi
         seen = (slots >= first) & (slots < end)
         keys = tuple(load(k_ref.at[:, pl.ds(i * half, half)], seen[:, None]) for i in (0, 1))
         values = load(v_ref.at[:, pl.ds(0, size)], seen[:, None])
-        return attend_to(keys, values, jnp.broadcast_to(seen[None], (rows, SLOTS)))
+        return attend_to(keys, values, jnp.broadcast_to(seen[None], (TOKENS, SLOTS)))
 
     def fresh() -> tuple:
         new = jnp.arange(TOKENS, dtype=jnp.int32)
         is_new, at = new < count, new * (heads + 2) + heads
         keys = rotated(at, new, is_new, 1.0)
         values = part(at + 1, is_new, 0, size).astype(v_ref.dtype)
-        slots = jnp.where(is_new, end + new, k_out_ref.shape[0])  # Masked, and beyond the end.
+        written = is_new & (tile == 0)
+        slots = jnp.where(written, end + new, k_out_ref.shape[0])  # Masked, and beyond the end.
         for ref, at, x in ((k_out_ref, 0, keys[0]), (k_out_ref, half, keys[1]),
                            (v_out_ref, 0, values)):
-            plgpu.store(_table(ref, slots, at, x.shape[1]), x, mask=is_new[:, None])
+            plgpu.store(_table(ref, slots, at, x.shape[1]), x, mask=written[:, None])
         return attend_to(keys, values, (new[None] <= token[:, None]) & is_new[None])
 
     mixed, top, total = jax.lax.cond(here < pl.num_programs(0) - 1, old, fresh)
-    plgpu.store(mixed_ref.at[pl.ds(0, rows), :], mixed, mask=there[:, None])
-    plgpu.store(top_ref.at[pl.ds(0, rows)], top, mask=there)
-    plgpu.store(total_ref.at[pl.ds(0, rows)], total, mask=there)
+    plgpu.store(mixed_ref.at[:, :], mixed, mask=there[:, None])
+    plgpu.store(top_ref.at[:], top, mask=there)
+    plgpu.store(total_ref.at[:], total, mask=there)
 
 
 def _table(ref: Any, index: jax.Array, at: int, length: int) -> Any:

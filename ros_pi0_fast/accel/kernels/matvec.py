@@ -4,6 +4,7 @@ For so few tokens tensor cores are no help: what is read must be widened in regi
 want it in another order than memory has it in. Here each thread multiplies what it has loaded, 16
 bytes of a row at a time, and the threads' sums are added up at the end. Four bits become the upper
 ones of a float32's mantissa, 1 + (8 + number) / 16, by one shift and one logical operation.
+Widening integers takes about as long as reading them, so the next ones are read meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -48,23 +50,37 @@ def _row_bytes(w: Rows) -> int:
     return w.values.shape[1] * w.values.dtype.itemsize
 
 
-def _tile(parts: tuple[Rows, ...], tokens: int, gated: bool) -> tuple[int, int]:
-    """Return how many outputs a program computes, and of how many bytes a row's steps are.
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How a product is cut up."""
 
-    For one token long steps are best; for several, many rows that share what is read of them.
-    """
-    outputs = sum(w.outputs for w in parts) // (2 if gated else 1)
-    most = (SUMS if tokens == 1 else SUMS * 3 // 2) * THREADS
-    fitting = [step for step in STEP_BYTES if _row_bytes(parts[0]) % (STEPS * step) == 0]
-    tiles = [(rows, step) for rows in ROWS for step in fitting
-             if (rows == 1 or outputs // rows >= PROGRAMS)
-             and rows * step // parts[0].values.dtype.itemsize * tokens * (1 + gated) <= most]
-    whole = [tile for tile in tiles if math.prod(tile) >= THREADS * LOAD_BYTES] or tiles
-    return max(whole, key=lambda tile: tile[tokens == 1])
+    rows: int
+    """Outputs that a program computes."""
+    step: int
+    """Bytes of a row that are read at once."""
+    ahead: bool
+    """A step is read before the one before it is multiplied; else after that."""
+
+    @classmethod
+    def of(cls, parts: tuple[Rows, ...], tokens: int, gated: bool) -> Cut:
+        """Choose one.
+
+        For one token long steps are best; for several, many rows that share what is read of them.
+        """
+        outputs = sum(w.outputs for w in parts) // (2 if gated else 1)
+        most = (SUMS if tokens == 1 else SUMS * 3 // 2) * THREADS
+        fitting = [step for step in STEP_BYTES if _row_bytes(parts[0]) % (STEPS * step) == 0]
+        tiles = [(rows, step) for rows in ROWS for step in fitting
+                 if (rows == 1 or outputs // rows >= PROGRAMS)
+                 and rows * step // parts[0].values.dtype.itemsize * tokens * (1 + gated) <= most]
+        whole = [tile for tile in tiles if math.prod(tile) >= THREADS * LOAD_BYTES] or tiles
+        rows, step = max(whole, key=lambda tile: tile[tokens == 1])
+        return cls(rows=rows, step=step, ahead=parts[0].scale is not None)
 
 
 def few_product(parts: tuple[Rows, ...], x: jax.Array, *, gated: bool = False,
-                residual: jax.Array | None = None, interpret: bool = False) -> jax.Array:
+                residual: jax.Array | None = None, cut: Cut | None = None,
+                interpret: bool = False) -> jax.Array:
     """Return x times matrices, side by side: [t, sum of out] in the dtype of x.
 
     Args:
@@ -72,10 +88,12 @@ def few_product(parts: tuple[Rows, ...], x: jax.Array, *, gated: bool = False,
         x: bfloat16 [t, in], t ≤ FEW_TOKENS.
         gated: There are two: return gelu(x · first) · (x · second), [t, out].
         residual: [t, out]: is added to the product, which is rounded first.
+        cut: How to cut it up; None: chosen.
         interpret: Run the kernel's operations one by one on any device, to test it.
     """
     count = x.shape[0]
-    rows, step = _tile(parts, count, gated)
+    cut = cut or Cut.of(parts, count, gated)
+    rows = cut.rows
     offsets = [0]
     for w in parts:
         offsets.append(offsets[-1] + w.outputs // rows)
@@ -87,7 +105,7 @@ def few_product(parts: tuple[Rows, ...], x: jax.Array, *, gated: bool = False,
     if groups is not None:
         x = x.reshape(count, -1, 2, GROUP // 2)
     return pl.pallas_call(
-        functools.partial(_kernel, offsets=None if gated else tuple(offsets), step=step,
+        functools.partial(_kernel, offsets=None if gated else tuple(offsets), cut=cut,
                           add=functools.partial(multiply_add, interpret)), grid=(programs,),
         in_specs=[pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim), list(specs),
                   None if residual is None else out],
@@ -115,13 +133,13 @@ def _operands(w: Rows, rows: int, offset: int) -> tuple[tuple, tuple]:
 
 
 def _kernel(x_ref, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...] | None,
-            step: int, add: Callable) -> None:
+            cut: Cut, add: Callable) -> None:
     """Some outputs. x [t, in], or [t, n, 2, GROUP / 2]; parts: values [rows, …], scale [rows],
     groups [rows, n]; residual, out [t, rows]."""
-    count, rows = out_ref.shape
+    count = out_ref.shape[0]
 
     def products(*parts: tuple) -> list[list[jax.Array]]:
-        return _sums(x_ref, parts, count, rows, step, add)
+        return _sums(x_ref, parts, count, cut, add)
 
     if offsets is None:
         gates, ups = products(*part_refs)
@@ -146,21 +164,36 @@ def _of_program(program: jax.Array, part_refs: list, offsets: tuple[int, ...],
                         lambda: _of_program(program, rest, offsets[1:], products))
 
 
-def _sums(x_ref, parts: tuple, count: int, rows: int, step: int, add: Callable,
-          ) -> list[list[jax.Array]]:
+def _sums(x_ref, parts: tuple, count: int, cut: Cut, add: Callable) -> list[list[jax.Array]]:
     """Return float32 [rows] for each matrix and token."""
     values, _, groups = parts[0]
-    step //= values.dtype.itemsize if groups is None else GROUP // 2
+    step = cut.step // (values.dtype.itemsize if groups is None else GROUP // 2)
     of_step = _wide if groups is None else _four_bits
-    shape = (rows, step) if groups is None else (rows, step, GROUP // 2)
+    shape = (cut.rows, step) if groups is None else (cut.rows, step, GROUP // 2)
     zero = jnp.zeros(shape, jnp.float32)
 
-    def body(index: jax.Array, sums: list) -> list:
+    def read(index: jax.Array | int) -> list[tuple]:
         at = pl.ds(index * step, step)
-        return [of_step(x_ref, part, at, own, add)
-                for part, own in zip(parts, sums, strict=True)]
+        return [(values[:, at], None if groups is None else groups[:, at])
+                for values, _, groups in parts]
 
-    sums = jax.lax.fori_loop(0, values.shape[1] // step, body, [[zero] * count for _ in parts])
+    def added(index: jax.Array | int, now: list[tuple], sums: list) -> list:
+        at = pl.ds(index * step, step)
+        return [of_step(x_ref, *stored, at, own, add)
+                for stored, own in zip(now, sums, strict=True)]
+
+    def body(index: jax.Array, carry: tuple) -> tuple:
+        now, sums = carry
+        following = read(index + 1)
+        return following, added(index, now, sums)
+
+    sums, last = [[zero] * count for _ in parts], values.shape[1] // step - 1
+    if cut.ahead:
+        now, sums = jax.lax.fori_loop(0, last, body, (read(0), sums))
+        sums = added(last, now, sums)
+    else:
+        sums = jax.lax.fori_loop(
+            0, last + 1, lambda index, sums: added(index, read(index), sums), sums)
     axes = range(len(shape) - 1, 0, -1)
     return [[_scaled(functools.reduce(jnp.sum, axes, own), part) for own in each]
             for each, part in zip(sums, parts, strict=True)]
@@ -195,19 +228,20 @@ def _widened(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, jnp.float32) - jnp.float32(2**23 + 128)
 
 
-def _wide(x_ref, part: tuple, at: object, sums: list[jax.Array], add: Callable,
-          ) -> list[jax.Array]:
+def _wide(x_ref, values: jax.Array, groups: None, at: object, sums: list[jax.Array],
+          add: Callable) -> list[jax.Array]:
     """Add the products of some inputs with values of 8 bits or more."""
-    wide = _widened(part[0][:, at])
+    del groups
+    wide = _widened(values)
     return [add(wide, x_ref[token, at].astype(jnp.float32)[None], own)
             for token, own in enumerate(sums)]
 
 
-def _four_bits(x_ref, part: tuple, at: object, sums: list[jax.Array], add: Callable,
-               ) -> list[jax.Array]:
+def _four_bits(x_ref, values: jax.Array, groups: jax.Array, at: object, sums: list[jax.Array],
+               add: Callable) -> list[jax.Array]:
     """Add the products of some groups: 16 · (1 + (8 + v) / 16 - 1.5) is v."""
-    packed = part[0][:, at, :].astype(jnp.uint32)
-    scales = part[2][:, at].astype(jnp.uint32) | jnp.uint32(0x4B000000)
+    packed = values.astype(jnp.uint32)
+    scales = groups.astype(jnp.uint32) | jnp.uint32(0x4B000000)
     scales = jax.lax.bitcast_convert_type(scales, jnp.float32) - jnp.float32(2**23)
     scales = scales[:, :, None]
     flip = jnp.uint32(0x3FC00000)

@@ -22,9 +22,7 @@ from jax.experimental.pallas import triton as plgpu
 from ros_pi0_fast.accel.quantized import QuantizedMatrix
 
 TOKENS = 16
-"""Tokens of a tile, at least: what the tensor cores take."""
-MOST_TOKENS = 16
-"""Tokens up to which a product is bound by reading the weights."""
+"""Tokens of a tile: what the tensor cores take, for the time that one takes."""
 OUTPUTS = 64
 """Rows of a tile: 16 for each of four warps. Outputs are padded to a multiple."""
 INPUTS = 128
@@ -75,6 +73,20 @@ class Rows:
         """Inputs that share a scale in 4 bits."""
         return self.columns // self.groups.shape[1]
 
+    def in_units(self, dtype: jnp.dtype) -> jax.Array:
+        """Return it in units of `scale`, [rows, columns] of a floating type.
+
+        Of 8 bits and in bfloat16 that is exact; of 4 bits it rounds what has 11 bits to 8, which
+        is a hundredth of what quantization has rounded.
+        """
+        if self.groups is None:
+            return self.values.astype(dtype)
+        packed = self.values.reshape(*self.groups.shape, 1, -1)
+        halves = jnp.array([0, 4], jnp.uint8)[:, None]
+        numbers = (((packed >> halves) & 15) ^ 8).astype(jnp.int8) - jnp.int8(8)
+        scaled = numbers.astype(jnp.float32) * self.groups[:, :, None, None].astype(jnp.float32)
+        return scaled.astype(dtype).reshape(-1, self.columns)
+
 
 def _padded(x: jax.Array, rows: int, columns: int) -> jax.Array:
     return jnp.pad(x, ((0, -x.shape[0] % rows), (0, -x.shape[1] % columns)))
@@ -87,21 +99,16 @@ class Tiling:
     outputs: int = OUTPUTS
     inputs: int = INPUTS
     """Inputs of a step of the loop."""
-    tokens: int = TOKENS
     splits: int = 1
     """Programs that share the inputs of an output."""
     warps: int = 4
     stages: int = 4
 
     @classmethod
-    def of(cls, w: Rows, tokens: int) -> Tiling:
+    def of(cls, w: Rows) -> Tiling:
         """Choose one: as many programs as keep the chip busy."""
-        rows = w.values.shape[0]
-        if tokens > MOST_TOKENS:
-            return cls(tokens=128, outputs=128 if rows % 128 == 0 else OUTPUTS, warps=8, stages=3,
-                       inputs=64 if w.scale is None else INPUTS)
         splits = 1
-        while (rows // OUTPUTS * splits < PROGRAMS
+        while (w.values.shape[0] // OUTPUTS * splits < PROGRAMS
                and w.columns % (2 * splits * INPUTS) == 0):
             splits *= 2
         return cls(splits=splits)
@@ -110,11 +117,6 @@ class Tiling:
 def load(ref: object, mask: jax.Array) -> jax.Array:
     """Return what is at a transformed reference, 0 where it is masked."""
     return plgpu.load(ref, mask=mask, other=0)
-
-
-def token_mask(first: jax.Array | int, count: int, tile: int) -> jax.Array:
-    """Tell which of a tile's tokens there are: bool [tile, 1]."""
-    return first + jax.lax.broadcasted_iota(jnp.int32, (tile, 1), 0) < count
 
 
 def unpack(packed: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,11 +161,11 @@ def accumulate(sums: jax.Array, w: tuple, at: jax.Array, tile: Tiling, tokens: o
 
 def _kernel(x_ref, values_ref, scale_ref, groups_ref, out_ref, *, tile: Tiling, count: int,
             group_size: int) -> None:
-    """x [tokens, columns], values [outputs, …], scale [outputs], groups [outputs, n], out
-    [tokens, outputs]."""
+    """x [TOKENS, columns], values [outputs, …], scale [outputs], groups [outputs, n], out
+    [TOKENS, outputs]."""
     steps = x_ref.shape[1] // tile.inputs // tile.splits
-    begin = pl.program_id(2) * steps
-    mask = token_mask(pl.program_id(0) * tile.tokens, count, tile.tokens)
+    begin = pl.program_id(1) * steps
+    mask = jax.lax.broadcasted_iota(jnp.int32, (TOKENS, 1), 0) < count
 
     def tokens(at: jax.Array, size: int) -> jax.Array:
         return load(x_ref.at[:, pl.ds(at, size)], mask)
@@ -172,47 +174,34 @@ def _kernel(x_ref, values_ref, scale_ref, groups_ref, out_ref, *, tile: Tiling, 
         at = (begin + step) * tile.inputs
         return accumulate(sums, (values_ref, groups_ref), at, tile, tokens, group_size)
 
-    sums = jax.lax.fori_loop(0, steps, body, jnp.zeros((tile.outputs, tile.tokens), jnp.float32))
-    if scale_ref is not None:
-        sums *= scale_ref[...][:, None]
-    plgpu.store(out_ref.at[:, :], sums.T.astype(out_ref.dtype), mask=mask)
+    sums = jax.lax.fori_loop(0, steps, body, jnp.zeros((tile.outputs, TOKENS), jnp.float32))
+    sums *= scale_ref[...][:, None]
+    plgpu.store(out_ref.at[:, :], sums.T, mask=mask)
 
 
-def rows_specs(w: Rows, tile: Tiling) -> tuple[list, list]:
-    """Return the arrays of a matrix and how programs (tokens, outputs, splits) see them."""
-    arrays, specs = [w.values], [
-        pl.BlockSpec((tile.outputs, w.values.shape[1]), lambda i, j, k: (j, 0))]
-    for extra, spec in (
-            (w.scale, pl.BlockSpec((tile.outputs,), lambda i, j, k: (j,))),
-            (w.groups, None if w.groups is None else pl.BlockSpec(
-                (tile.outputs, w.groups.shape[1]), lambda i, j, k: (j, 0)))):
-        arrays.append(extra)
-        specs.append(spec if extra is not None else None)
-    return arrays, specs
-
-
-def partial_sums(w: Rows, x: jax.Array, *, tile: Tiling | None = None,
-                 interpret: bool = False) -> jax.Array:
+def partial_sums(w: Rows, x: jax.Array, *, interpret: bool = False) -> jax.Array:
     """Return x [t, in] times a matrix, float32 [splits, t, out]: to be added up over splits.
 
     Args:
-        w: The matrix.
-        x: bfloat16.
-        tile: How to cut it up; None: chosen.
+        w: The matrix, of integers.
+        x: bfloat16, t ≤ TOKENS.
         interpret: Run the kernel's operations one by one on any device, to test it.
     """
-    count = x.shape[0]
-    tile = tile or Tiling.of(w, count)
+    count, tile = x.shape[0], Tiling.of(w)
     x = jnp.pad(x, ((0, 0), (0, w.columns - x.shape[1])))
-    arrays, specs = rows_specs(w, tile)
-    dtype = jnp.float32 if tile.splits > 1 or w.scale is None else x.dtype
+
+    def spec(array: jax.Array) -> pl.BlockSpec:
+        rest = array.shape[1:]
+        return pl.BlockSpec((tile.outputs, *rest), lambda j, k: (j, *(0,) * len(rest)))
+
     sums = pl.pallas_call(
         functools.partial(_kernel, tile=tile, count=count,
                           group_size=0 if w.groups is None else w.group_size),
-        grid=(pl.cdiv(count, tile.tokens), w.values.shape[0] // tile.outputs, tile.splits),
-        in_specs=[pl.BlockSpec((tile.tokens, w.columns), lambda i, j, k: (i, 0)), *specs],
-        out_specs=pl.BlockSpec((None, tile.tokens, tile.outputs), lambda i, j, k: (k, i, j)),
-        out_shape=jax.ShapeDtypeStruct((tile.splits, count, w.values.shape[0]), dtype),
+        grid=(w.values.shape[0] // tile.outputs, tile.splits),
+        in_specs=[pl.BlockSpec((TOKENS, w.columns), lambda j, k: (0, 0)),
+                  spec(w.values), spec(w.scale), None if w.groups is None else spec(w.groups)],
+        out_specs=pl.BlockSpec((None, TOKENS, tile.outputs), lambda j, k: (k, 0, j)),
+        out_shape=jax.ShapeDtypeStruct((tile.splits, count, w.values.shape[0]), jnp.float32),
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
-        name='rows_product', interpret=interpret)(x, *arrays)
+        name='rows_product', interpret=interpret)(x, w.values, w.scale, w.groups)
     return sums[:, :, :w.outputs]
