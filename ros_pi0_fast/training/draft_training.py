@@ -42,7 +42,7 @@ class DraftRun:
 
     checkpoint: Path = Path('checkpoints/tabletop')
     """The policy's."""
-    episodes: int = 4200
+    episodes: int = 1250
     """Scenes, of which the first look is kept of half, and all of the rest."""
     first_seed: int = 3_000_000
     """Of the scenes: others than those that the policy learned from."""
@@ -54,7 +54,7 @@ class DraftRun:
     """Of the head: width of its feed-forward layers."""
     blocks: int = 2
     """Of the head."""
-    ahead: int = 8
+    ahead: int = 6
     """Of the head: how many ids one after another it learns to guess."""
     order: int = 3
     """Of the n-gram table: ids of a context."""
@@ -64,7 +64,7 @@ class DraftRun:
     dtype: str = 'bfloat16'
     """Of activations in training."""
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(
-        steps=6000, batch_size=256, learning_rate=2e-3, warmup_steps=200, weight_decay=2e-2,
+        steps=8369, batch_size=256, learning_rate=2e-3, warmup_steps=200, weight_decay=2e-2,
         ema_decay=0.999, steps_per_dispatch=50, checkpoint_every=2000))
     seed: int = 0
 
