@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from ros_pi0_fast.model.cache import KVCache
 from ros_pi0_fast.model.decode import GrammarTables, Progress, likeliest
 
+UNROLLED = 16
+"""Most ids of a loop that is compiled turn by turn."""
 NOTHING = -1
 """In a proposal: nothing is proposed here, nor after it."""
 
@@ -128,8 +130,9 @@ class Rules:
             after = now.advance(self.grammar, column[None])
             return after, after
 
-        # Unrolled: each turn of a loop is a launch of its own on a GPU, for next to no work.
-        _, rows = jax.lax.scan(step, progress, columns, unroll=True)
+        # Unrolled where it is a guess: each turn of a loop is a launch of its own on a GPU, for
+        # next to no work. Fifty turns of a whole chunk would take 500 MiB to compile.
+        _, rows = jax.lax.scan(step, progress, columns, unroll=len(columns) <= UNROLLED)
         return jax.tree.map(lambda first, rest: jnp.concatenate([first, rest[:, 0]]), progress,
                             rows)
 
