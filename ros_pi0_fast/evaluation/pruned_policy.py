@@ -57,6 +57,15 @@ class PrunedPolicy(BatchPolicy):
         self.kept: list[int] = []
         """Image tokens that were kept for each chunk so far."""
 
+    def plan(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """Return a chunk for each observation, of which nothing that came before is known."""
+        chunks: list[ActionChunk] = []
+        for start in range(0, len(observations), self.batch):
+            part = observations[start:start + self.batch]
+            idle = [None] * (self.batch - len(part))
+            chunks += self.plan_all([*part, *idle], [True] * self.batch)[:len(part)]
+        return chunks
+
     def plan_all(self, observations: Sequence[Observation | None],
                  new: Sequence[bool]) -> list[ActionChunk | None]:
         """Return a chunk for each robot.

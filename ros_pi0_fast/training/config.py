@@ -15,16 +15,11 @@ from ros_pi0_fast.training.loop import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DaggerConfig:
-    """Rounds in which the policy drives and the expert labels (Ross et al., arXiv:1011.0686)."""
+class RoundConfig:
+    """A round in which a policy drives and the expert labels."""
 
-    rounds: int = 4
     episodes: int = 3000
-    """Of each round; tasks take turns."""
-    first: float = 0.25
-    """Fraction of all steps after which the first round comes."""
-    last: float = 0.75
-    """Fraction of all steps after which the last round comes."""
+    """Tasks take turns."""
     label_every: int = 2
     """Control steps between two labelled states."""
     linger_steps: int = 4
@@ -35,6 +30,17 @@ class DaggerConfig:
     execute: int = 5
     slots: int = 4
     """Episodes that a worker runs at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaggerConfig(RoundConfig):
+    """Rounds while a policy learns (Ross et al., arXiv:1011.0686)."""
+
+    rounds: int = 4
+    first: float = 0.25
+    """Fraction of all steps after which the first round comes."""
+    last: float = 0.75
+    """Fraction of all steps after which the last round comes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from ros_pi0_fast.evaluation.closed_loop import (
     Simulations,
 )
 from ros_pi0_fast.training.collect import check_training_seeds, save_states
-from ros_pi0_fast.training.config import DaggerConfig
+from ros_pi0_fast.training.config import RoundConfig
 
 SEEDS_A_ROUND = 10_000_000
 """Round r takes its seeds from r times this on; round 0 are the expert's episodes."""
@@ -33,7 +33,7 @@ class Round:
 
 
 def rollout_round(index: int, plan: Plan, simulations: Simulations, folder: Path, *,
-                  config: DaggerConfig, tasks: Sequence[str], orders: int) -> Round:
+                  config: RoundConfig, tasks: Sequence[str], orders: int) -> Round:
     """Drive with the policy and save what the expert would have done in every state visited.
 
     Args:

@@ -8,6 +8,11 @@ tokens kept falls from all of them to the target in a few stages. A run that was
 (`--minutes`) or killed goes on when it is called again. The pruner is written into the
 checkpoint's folder `pruner`, and with it the policy's decoder as it learned along, which is used
 where image tokens are pruned and nowhere else (`--set finetune=false`: it is left alone).
+
+    python -m ros_pi0_fast.training.pruner --config tabletop_dagger --start FOLDER --out FOLDER
+
+goes on from a pruner: the policy that it prunes drives, the expert labels the states that it got
+into (DAgger), and both learn from these, too. `--set seed=1` takes other scenes for another round.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default='tabletop', help='name of the run')
     parser.add_argument('--checkpoint', type=Path, help="the policy's; the run's by default")
+    parser.add_argument('--start', type=Path, help="pruner to go on from; the run's by default")
     parser.add_argument('--out', type=Path, help='<checkpoint>/pruner by default')
     parser.add_argument('--work', type=Path, help='state; runs/pruner_<config> by default')
     parser.add_argument('--shards', type=Path, help='labelled frames; <work>/shards by default')
@@ -46,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ros_pi0_fast.training.pruner_training import (
         PrunerTraining,
         get_pruner_run,
-        load_taught,
+        load_all,
     )
     from ros_pi0_fast.weights.checkpoint import load_checkpoint
 
@@ -54,15 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = override(get_pruner_run(options.config), options.set)
         if options.checkpoint is not None:
             run = dataclasses.replace(run, checkpoint=options.checkpoint)
+        if options.start is not None:
+            run = dataclasses.replace(run, start=options.start)
         work = options.work or Path('runs') / f'pruner_{run.name}'
         shards = options.shards or work / 'shards'
         policy = load_checkpoint(run.checkpoint, RobotProfile.load(options.profile),
                                  dtype='float32')
+        training = PrunerTraining(run, work, policy)
     except ValueError as error:
         parser.error(str(error))
-    training = PrunerTraining(run, work, policy)
     with worker_pool(options.workers) as pool:
-        taught = load_taught(training, shards, options.profile, run=pool)
+        taught = load_all(training, shards, options.profile, options.workers, run=pool)
     state = training.train(taught, deadline=deadline, report=_say)
     out = options.out or run.checkpoint / FOLDER
     training.export(state, out)

@@ -122,6 +122,11 @@ def changed_decoder(decoder: Params, change: Params) -> Params:
     return jax.tree.map(lambda own, by: own + DECODER_RATE * by, decoder, change)
 
 
+def change_of_decoder(decoder: Params, own: Params) -> Params:
+    """Return what has changed in a policy's own decoder: see changed_decoder."""
+    return jax.tree.map(lambda new, old: (new - old) / DECODER_RATE, decoder, own)
+
+
 def pruner_loss(model: Pi0Fast, pruner: AdaptiveVisualPruner, terms: PrunerTerms,
                 frozen: Params) -> LossFunction:
     """Return the loss of `{'pruner': weights}`, and of 'decoder' if the policy learns along: what

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from ros_pi0_fast.accel.pruning import AdaptiveVisualPruner
-from ros_pi0_fast.accel.pruning_file import save_pruner
+from ros_pi0_fast.accel.pruning_file import load_decoder, load_pruner, save_pruner
 from ros_pi0_fast.accel.pruning_scores import LearnedScorer
+from ros_pi0_fast.codec.policy_codec import PolicyCodec
+from ros_pi0_fast.codec.robot_profile import RobotProfile
+from ros_pi0_fast.evaluation.closed_loop import Simulations
+from ros_pi0_fast.evaluation.pruned_policy import PrunedPolicy
+from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.sim.episodes import EpisodeConfig
 from ros_pi0_fast.sim.tasks import TASKS
 from ros_pi0_fast.training.collect import collect_expert
+from ros_pi0_fast.training.config import RoundConfig
+from ros_pi0_fast.training.dagger import Round, rollout_round
 from ros_pi0_fast.training.data import TOKEN_ARRAYS, encode_shards
 from ros_pi0_fast.training.loop import LoopConfig, TrainLoop, TrainState
 from ros_pi0_fast.training.pruner_objective import (
     PROGRESS,
     PrunerTerms,
+    change_of_decoder,
     changed_decoder,
     pruner_loss,
     teach,
@@ -33,6 +41,8 @@ from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 FIRST_SEED = 4_000_000
 """Of the scenes: others than those that the policy learned from."""
+FIRST_ROUND = 50
+"""Of DAgger, see dagger.SEEDS_A_ROUND: beyond those of the policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +58,16 @@ class PrunerRun:
     """To learn from, the first ones of the shards."""
     episodes: int
     """That the expert solves for these, where no shards are given."""
+    orders: int = 4
+    """For how many each frame is labelled."""
+    start: Path | None = None
+    """Folder of a pruner to go on from, with its decoder; its scorer counts, not that above."""
+    dagger: RoundConfig | None = None
+    """Learn from the states, too, that the policy pruned by `start` gets itself into."""
+    dagger_tasks: tuple[str, ...] = TASKS
+    """That take turns there; one that is named twice comes twice as often."""
+    dagger_keep: float = 0.25
+    """Fraction of the image tokens that is kept there."""
     stages: int = 6
     """Of the curriculum, in which the ratio falls evenly; 1 starts at the target."""
     curriculum: float = 0.5
@@ -67,6 +87,17 @@ def _tabletop() -> PrunerRun:
                         checkpoint_every=10_000))
 
 
+def _tabletop_dagger() -> PrunerRun:
+    return PrunerRun(
+        name='tabletop_dagger', frames=3000, episodes=1000, orders=1, stages=1, finetune=True,
+        start=Path('checkpoints/tabletop/pruner'), terms=PrunerTerms(whole=8, fewest=0.2),
+        dagger=RoundConfig(episodes=600, max_latency=0, slots=8),
+        dagger_tasks=('push', 'push', 'reach', 'push', 'push', 'pick'),
+        loop=LoopConfig(steps=600, batch_size=16, learning_rate=1e-3, warmup_steps=10,
+                        weight_decay=0.0, ema_decay=0.98, steps_per_dispatch=20,
+                        checkpoint_every=100))
+
+
 def _smoke() -> PrunerRun:
     return PrunerRun(
         name='smoke', frames=48, episodes=12, stages=3, finetune=True,
@@ -76,7 +107,7 @@ def _smoke() -> PrunerRun:
                         checkpoint_every=10_000))
 
 
-_RUNS = {'tabletop': _tabletop, 'smoke': _smoke}
+_RUNS = {'tabletop': _tabletop, 'tabletop_dagger': _tabletop_dagger, 'smoke': _smoke}
 
 
 def get_pruner_run(name: str) -> PrunerRun:
@@ -106,10 +137,19 @@ class PrunerTraining:
         run: What to train.
         work: Folder of its state.
         policy: Checkpoint of the policy, float32.
+
+    Raises:
+        PruningError: the pruner to start from cannot be read, or is of another policy.
     """
 
     def __init__(self, run: PrunerRun, work: Path, policy: Checkpoint):
+        self._start = None
+        if run.start is not None:
+            scorer, self._start = load_pruner(run.start, tokens=policy.config.num_image_tokens,
+                                              width=policy.config.gemma.width)
+            run = dataclasses.replace(run, scorer=scorer)
         self.run = run
+        self.work = work
         self.policy = policy
         self.model = Pi0Fast(dataclasses.replace(policy.config, dtype='float32'))
         self.pruner = AdaptiveVisualPruner(scorer=run.scorer)
@@ -120,11 +160,37 @@ class PrunerTraining:
     def first_params(self) -> dict[str, Any]:
         """Return the parameters before the first step."""
         config = self.model.config
-        params = {'pruner': self.run.scorer.init(jax.random.key(self.run.seed),
-                                                 config.num_image_tokens, config.gemma.width)}
+        weights = self._start or self.run.scorer.init(
+            jax.random.key(self.run.seed), config.num_image_tokens, config.gemma.width)
+        params = {'pruner': weights}
         if self.run.finetune:
-            params['decoder'] = jax.tree.map(jnp.zeros_like, self._params['PaliGemma']['llm'])
+            params['decoder'] = change_of_decoder(self._first_decoder(),
+                                                  self._params['PaliGemma']['llm'])
         return params
+
+    def _first_decoder(self) -> Params:
+        """Return the decoder before the first step, stacked: the policy's or that of the start."""
+        own, run = self.policy.params['PaliGemma']['llm'], self.run
+        learned = load_decoder(run.start, own) if run.finetune and run.start else None
+        return learned or own
+
+    def visit(self, profile: RobotProfile, simulations: Simulations, batch: int) -> Round:
+        """Let the pruned policy drive, as it is before the first step, and the expert label.
+
+        Args:
+            profile: Of the robot.
+            simulations: Where; shards are written to `work`.
+            batch: Chunks that are planned at once.
+        """
+        run = self.run
+        params = {'PaliGemma': {**self.policy.params['PaliGemma'], 'llm': self._first_decoder()}}
+        policy = PrunedPolicy(
+            self.model, self.model.unroll(jax.tree.map(jnp.asarray, params)),
+            PolicyCodec.from_checkpoint(run.checkpoint, profile),
+            pruner=dataclasses.replace(self.pruner, keep_ratio=run.dagger_keep),
+            weights=jax.tree.map(jnp.asarray, self.first_params()['pruner']), batch=batch)
+        return rollout_round(FIRST_ROUND + run.seed, policy.plan, simulations, self.work,
+                             config=run.dagger, tasks=run.dagger_tasks, orders=run.orders)
 
     def prepare(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Let the policy teach: arrays of data.encode_frames, with what it says of them."""
@@ -152,10 +218,11 @@ class PrunerTraining:
     def summary(self, state: TrainState) -> dict[str, Any]:
         """Return the run in numbers."""
         records = self.loop.metrics.read()
+        config = dataclasses.asdict(self.run)
+        paths = {name: None if config[name] is None else str(config[name])
+                 for name in ('checkpoint', 'start')}
         return {'run': self.run.name, 'steps': int(state.step), 'of': self.run.loop.steps,
-                'config': dataclasses.asdict(
-                    dataclasses.replace(self.run, checkpoint=str(self.run.checkpoint))),
-                'last': records[-1] if records else {}}
+                'config': config | paths, 'last': records[-1] if records else {}}
 
     def export(self, state: TrainState, folder: Path) -> None:
         """Write the pruner, and the decoder if it learned along; see accel.pruning_file."""
@@ -182,7 +249,8 @@ def load_frames(config: PrunerRun, shards: Path, profile: Path, *,
     paths = sorted(shards.glob('expert_*.npz'))
     if not paths:
         paths = collect_expert(range(FIRST_SEED, FIRST_SEED + config.episodes), shards,
-                               tasks=TASKS, config=EpisodeConfig(first_look_only=0.83), run=run)
+                               tasks=TASKS, run=run, config=EpisodeConfig(
+                                   first_look_only=0.83, orders=config.orders))
     parts, count = [], 0
     for part in encode_shards(paths, config.checkpoint, profile, run=run):
         parts.append(part)
@@ -192,8 +260,7 @@ def load_frames(config: PrunerRun, shards: Path, profile: Path, *,
     if count < config.loop.batch_size:
         raise ValueError(f'{shards}: {count} frames, expected at least a batch of '
                          f'{config.loop.batch_size}')
-    return {name: np.concatenate([part[name] for part in parts])[:config.frames]
-            for name in parts[0]}
+    return {name: array[:config.frames] for name, array in _joined(parts).items()}
 
 
 def load_taught(training: PrunerTraining, shards: Path, profile: Path, *,
@@ -207,9 +274,55 @@ def load_taught(training: PrunerTraining, shards: Path, profile: Path, *,
         run: Where to encode.
     """
     config = training.run
-    path = shards / f'taught_{config.checkpoint.name}_{config.frames}.npz'
+    return _kept(shards / f'taught_{config.checkpoint.name}_{config.frames}.npz',
+                 lambda: training.prepare(load_frames(config, shards, profile, run=run)))
+
+
+def load_visited(training: PrunerTraining, profile: Path, workers: int, *,
+                 run: Run = map) -> dict[str, np.ndarray]:
+    """Return the like of load_taught for the states that the pruned policy gets itself into.
+
+    Args:
+        training: With `run.dagger`; the frames are kept in its folder.
+        profile: YAML of the robot.
+        workers: Processes that simulate; 0 does it in this one.
+        run: Where to encode.
+    """
+    config = training.run
+
+    def make() -> dict[str, np.ndarray]:
+        with Simulations(workers) as simulations:
+            found = training.visit(RobotProfile.load(profile), simulations,
+                                   batch=max(1, workers) * config.dagger.slots)
+        rates = ', '.join(f'{task} {rate:.1%}' for task, rate in found.success.items())
+        print(f'{found.states:,} states visited; success: {rates}', flush=True)
+        return training.prepare(_joined(list(encode_shards(
+            found.shards, config.checkpoint, profile, run=run,
+            max_lost=config.dagger.max_lost))))
+
+    return _kept(training.work / 'visited.npz', make)
+
+
+def load_all(training: PrunerTraining, shards: Path, profile: Path, workers: int, *,
+             run: Run = map) -> dict[str, np.ndarray]:
+    """Return everything that a run learns from: load_taught, and load_visited if it asks for it.
+
+    Args are theirs.
+    """
+    taught = load_taught(training, shards, profile, run=run)
+    if training.run.dagger is None:
+        return taught
+    return _joined([taught, load_visited(training, profile, workers, run=run)])
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _kept(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, which is made whole where there is none."""
     if not path.exists():
-        arrays = training.prepare(load_frames(config, shards, profile, run=run))
+        arrays = make()
         temporary = path.with_suffix('.tmp')
         with temporary.open('wb') as file:
             np.savez(file, **arrays)

@@ -1,13 +1,14 @@
 """Training of a pruner on a policy with random weights: what it writes, and what runs with it."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from ros_pi0_fast.accel.pruning import PruningError
-from ros_pi0_fast.accel.pruning_file import DECODER, FOLDER, load_decoder
+from ros_pi0_fast.accel.pruning_file import DECODER, FOLDER, load_decoder, load_pruner
 from ros_pi0_fast.accel.pruning_scores import LearnedScorer
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
@@ -15,12 +16,17 @@ from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.sim.episodes import EpisodeConfig
 from ros_pi0_fast.sim.tabletop import Tabletop
 from ros_pi0_fast.training.collect import collect_expert
+from ros_pi0_fast.training.config import RoundConfig
+from ros_pi0_fast.training.dagger import SEEDS_A_ROUND
+from ros_pi0_fast.training.data import Frames
 from ros_pi0_fast.training.loop import LoopConfig
-from ros_pi0_fast.training.pruner_objective import PrunerTerms
+from ros_pi0_fast.training.pruner_objective import PrunerTerms, changed_decoder
 from ros_pi0_fast.training.pruner_training import (
+    FIRST_ROUND,
     PrunerRun,
     PrunerTraining,
     curriculum,
+    load_all,
     load_frames,
     load_taught,
 )
@@ -110,3 +116,34 @@ def test_what_cannot_be_used_is_named(trained, run, random_checkpoint, repositor
                    config=EpisodeConfig(first_look_only=1.0, orders=2))
     with pytest.raises(ValueError, match='2 frames, expected at least a batch of 4'):
         load_frames(run, tmp_path, repository / 'config/robots/tabletop.yaml')
+
+
+def test_it_goes_on_from_a_pruner_with_the_states_that_the_pruned_policy_gets_into(
+        trained, run, shards, repository, random_checkpoint, tabletop_profile, tmp_path):
+    _, _, start = trained
+    again = dataclasses.replace(
+        run, start=start, scorer=LearnedScorer(), orders=2, stages=1, dagger_tasks=('reach',),
+        loop=dataclasses.replace(LOOP, steps=10, learning_rate=1e-4),
+        dagger=RoundConfig(episodes=2, slots=2, label_every=5, max_lost=1.0))
+    training = PrunerTraining(again, tmp_path, load_checkpoint(random_checkpoint))
+    own = training.policy.params['PaliGemma']['llm']
+    _, weights = load_pruner(start, tokens=training.model.config.num_image_tokens,
+                             width=training.model.config.gemma.width)
+    first = training.first_params()
+    jax.tree.map(np.testing.assert_array_equal, first['pruner'], weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+                 changed_decoder(own, first['decoder']), load_decoder(start, own))
+    profile = repository / 'config/robots/tabletop.yaml'
+    everything = load_all(training, shards, profile, 0)
+    visited = Frames.load(tmp_path / f'round{FIRST_ROUND}_000.npz')
+    first_seed = FIRST_ROUND * SEEDS_A_ROUND
+    assert set(visited.seeds) == {first_seed, first_seed + 1}
+    assert 12 < len(everything['tokens']) <= 12 + len(visited)
+    training.export(training.train(everything), tmp_path / FOLDER)
+    training.loop.close()
+    record = json.loads((tmp_path / FOLDER / 'pruner.json').read_text('utf-8'))
+    assert record['made']['config']['start'] == str(start)
+    changed = jax.tree.map(lambda a, b: float(np.abs(a - b).max()),
+                           load_decoder(tmp_path / FOLDER, own), load_decoder(start, own))
+    assert all(each < 2e-3 for each in jax.tree.leaves(changed))
+    assert max(jax.tree.leaves(changed)) > 0
