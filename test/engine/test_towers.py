@@ -13,7 +13,7 @@ from ros_pi0_fast.model.pi0_fast import Pi0Fast
 @pytest.mark.parametrize('name', [IMAGES, LANGUAGE])
 def test_a_stage_is_given_one_tower_as_it_was_in_fewer_arrays(name):
     model = Pi0Fast(get_config('tiny'))
-    params = model.unroll(model.init(jax.random.key(0)))
+    params = jax.jit(lambda key: model.unroll(model.init(key)))(jax.random.key(0))
     params['PaliGemma']['img']['head']['bias'] = jnp.arange(192, dtype=jnp.bfloat16)
     tower = Tower.of(params, name)
 
