@@ -131,7 +131,7 @@ class Rules:
             return after, after
 
         # Unrolled where it is a guess: each turn of a loop is a launch of its own on a GPU, for
-        # next to no work. Fifty turns of a whole chunk would take 500 MiB to compile.
+        # next to no work. Fifty turns of a whole chunk would take 400 MiB to compile.
         _, rows = jax.lax.scan(step, progress, columns, unroll=len(columns) <= UNROLLED)
         return jax.tree.map(lambda first, rest: jnp.concatenate([first, rest[:, 0]]), progress,
                             rows)

@@ -164,7 +164,7 @@ class Engine:
         """Have the next inference run a variant, whatever is compiled: to measure it.
 
         Unlike `request` this makes the weights at once, and compiles only what an inference turns
-        out to need, while it waits. May be called by several threads.
+        out to need, while it waits.
 
         Raises:
             MemoryLimitError, VariantError: see check.
@@ -174,14 +174,6 @@ class Engine:
         with self._lock:
             self._programs.setdefault(choice, program)
             self._wanted = choice
-
-    def compile_for(self, variant: Variant, observation: Observation) -> None:
-        """Compile what an inference of a variant that is in use needs, by running it once.
-
-        May be called by several threads.
-        """
-        program = self._programs[Choice(variant=variant, malformed=self._wanted.malformed)]
-        program.try_out(self._codec.encode(observation), program.decoding.lengths[-1])
 
     def check(self, variant: Variant) -> None:
         """Check that a variant could run beside what runs now.

@@ -101,7 +101,7 @@ def prepare(engine: Engine, name: str, variant: Variant, observation: Observatio
     began = time.perf_counter()
     try:
         engine.use(variant)
-        engine.compile_for(variant, observation)
+        engine.infer(observation)
     except (RuntimeError, ValueError) as error:
         print(f'{name}: left out, {type(error).__name__}: {error}', flush=True)
         return False

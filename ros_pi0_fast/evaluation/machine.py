@@ -44,7 +44,7 @@ class Machine:
         return 1e3 * max(weight_bytes / self.matrix_vector, operations / self.matmul)
 
 
-def _seconds(function: Callable[..., jax.Array], *arguments: object) -> float:
+def seconds_of(function: Callable[..., jax.Array], *arguments: object) -> float:
     """Return the median time of a call, the device done."""
     jax.block_until_ready(function(*arguments))
     times = []
@@ -85,11 +85,11 @@ def measure_machine(dtype: str = 'float32') -> Machine:
     make = jax.jit(lambda key: 0.01 * jax.random.normal(key, (rows, columns), dtype))
     weights = [make(key) for key in jax.random.split(jax.random.key(0), count)]
     vector = jnp.ones((1, rows), dtype)
-    matrix_vector = sum(w.nbytes for w in weights) / _seconds(
+    matrix_vector = sum(w.nbytes for w in weights) / seconds_of(
         jax.jit(lambda x, ws: [x @ w for w in ws]), vector, weights)
     # Random: products of constants draw less power, and are faster than any that count.
     a = jax.random.normal(jax.random.key(1), (square, square), dtype)
-    matmul = 2 * square**3 / _seconds(jax.jit(lambda a: a @ a), a)
+    matmul = 2 * square**3 / seconds_of(jax.jit(lambda a: a @ a), a)
     return Machine(device=jax.devices()[0].device_kind, copy=copy, matrix_vector=matrix_vector,
                    matmul=matmul)
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ros_pi0_fast.accel.kernels.matvec import Cut, few_product
+from ros_pi0_fast.accel.kernels.matvec import THREADS, Cut, few_product
 from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.quantized import quantize_int4, quantize_int8
 from ros_pi0_fast.engine.compiler import PLATFORM_OPTIONS
+from ros_pi0_fast.evaluation.machine import seconds_of
 
 PRODUCTS = {'qkv': ((2048, 2048), (2048, 256), (2048, 256)), 'out': ((2048, 2048),),
             'gated': ((2048, 16_384), (2048, 16_384)), 'linear': ((16_384, 2048),)}
@@ -30,10 +29,9 @@ KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
 ROWS, STEPS = (1, 2, 4, 8, 16), (128, 256, 512, 1024, 2048, 4096)
 """Outputs of a program and bytes of a step that are tried."""
 SUMS = range(8, 129)
-"""Partial sums of a thread (of 128) that are worth trying."""
+"""Partial sums of a thread that are worth trying."""
 BYTES = 600e6
 """Of all matrices together."""
-RUNS = 7
 
 
 def candidates(parts: tuple[Rows, ...], tokens: int, gated: bool) -> Iterator[Cut]:
@@ -41,7 +39,7 @@ def candidates(parts: tuple[Rows, ...], tokens: int, gated: bool) -> Iterator[Cu
     values = parts[0].values
     row = values.shape[1] * values.dtype.itemsize
     for rows, step, ahead in itertools.product(ROWS, STEPS, (False, True)):
-        sums = rows * step // values.dtype.itemsize * tokens * (1 + gated) // 128
+        sums = rows * step // values.dtype.itemsize * tokens * (1 + gated) // THREADS
         if row % step == 0 and sums in SUMS and not (ahead and row == step):
             yield Cut(rows=rows, step=step, ahead=ahead)
 
@@ -53,12 +51,7 @@ def measure(sets: Sequence[tuple[Rows, ...]], x: jax.Array, gated: bool, cut: Cu
 
     options = dict(PLATFORM_OPTIONS[jax.devices()[0].platform])
     compiled = jax.jit(run).lower(sets, x).compile(compiler_options=options)
-    times = []
-    for _ in range(RUNS + 1):
-        began = time.perf_counter()
-        jax.block_until_ready(compiled(sets, x))
-        times.append(time.perf_counter() - began)
-    return 1e6 * float(np.median(times[1:])) / len(sets)
+    return 1e6 * seconds_of(compiled, sets, x) / len(sets)
 
 
 def sweep(kind: str, name: str, counts: Sequence[int]) -> None:

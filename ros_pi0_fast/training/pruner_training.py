@@ -19,7 +19,6 @@ from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.evaluation.closed_loop import Simulations
 from ros_pi0_fast.evaluation.pruned_policy import PrunedPolicy
-from ros_pi0_fast.model.layers import Params
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.sim.episodes import EpisodeConfig
 from ros_pi0_fast.sim.tasks import TASKS
@@ -143,11 +142,16 @@ class PrunerTraining:
     """
 
     def __init__(self, run: PrunerRun, work: Path, policy: Checkpoint):
-        self._start = None
-        if run.start is not None:
-            scorer, self._start = load_pruner(run.start, tokens=policy.config.num_image_tokens,
-                                              width=policy.config.gemma.width)
+        sizes = {'tokens': policy.config.num_image_tokens, 'width': policy.config.gemma.width}
+        decoder = policy.params['PaliGemma']['llm']
+        if run.start is None:
+            weights = jax.device_get(run.scorer.init(jax.random.key(run.seed), **sizes))
+        else:
+            scorer, weights = load_pruner(run.start, **sizes)
             run = dataclasses.replace(run, scorer=scorer)
+            if run.finetune:
+                decoder = load_decoder(run.start, decoder) or decoder
+        self._first_weights, self._first_decoder = weights, decoder
         self.run = run
         self.work = work
         self.policy = policy
@@ -159,20 +163,11 @@ class PrunerTraining:
 
     def first_params(self) -> dict[str, Any]:
         """Return the parameters before the first step."""
-        config = self.model.config
-        weights = self._start or self.run.scorer.init(
-            jax.random.key(self.run.seed), config.num_image_tokens, config.gemma.width)
-        params = {'pruner': weights}
+        params = {'pruner': self._first_weights}
         if self.run.finetune:
-            params['decoder'] = change_of_decoder(self._first_decoder(),
+            params['decoder'] = change_of_decoder(self._first_decoder,
                                                   self._params['PaliGemma']['llm'])
         return params
-
-    def _first_decoder(self) -> Params:
-        """Return the decoder before the first step, stacked: the policy's or that of the start."""
-        own, run = self.policy.params['PaliGemma']['llm'], self.run
-        learned = load_decoder(run.start, own) if run.finetune and run.start else None
-        return learned or own
 
     def visit(self, profile: RobotProfile, simulations: Simulations, batch: int) -> Round:
         """Let the pruned policy drive, as it is before the first step, and the expert label.
@@ -183,12 +178,12 @@ class PrunerTraining:
             batch: Chunks that are planned at once.
         """
         run = self.run
-        params = {'PaliGemma': {**self.policy.params['PaliGemma'], 'llm': self._first_decoder()}}
+        params = {'PaliGemma': {**self.policy.params['PaliGemma'], 'llm': self._first_decoder}}
         policy = PrunedPolicy(
             self.model, self.model.unroll(jax.tree.map(jnp.asarray, params)),
             PolicyCodec.from_checkpoint(run.checkpoint, profile),
             pruner=dataclasses.replace(self.pruner, keep_ratio=run.dagger_keep),
-            weights=jax.tree.map(jnp.asarray, self.first_params()['pruner']), batch=batch)
+            weights=jax.tree.map(jnp.asarray, self._first_weights), batch=batch)
         return rollout_round(FIRST_ROUND + run.seed, policy.plan, simulations, self.work,
                              config=run.dagger, tasks=run.dagger_tasks, orders=run.orders)
 

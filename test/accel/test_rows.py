@@ -12,23 +12,22 @@ from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_
 from ros_pi0_fast.accel.kernels.rows import Rows, Tiling, partial_sums
 from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
 from ros_pi0_fast.accel.quantization import Scheme, quantize_params
-from ros_pi0_fast.accel.quantized import quantize_int4, quantize_int8
+from ros_pi0_fast.evaluation.product_cuts import KINDS
 from ros_pi0_fast.model.attention import Visible, folded, reference
 from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.config import GemmaConfig, get_config
 from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, Block, Tokens, rotate
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 
-KINDS = {'bfloat16': lambda w: w.astype(jnp.bfloat16), 'int8': quantize_int8,
-         'int4': quantize_int4}
 CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
 FLOAT32 = 1e-5
 ROUNDED = 4e-3
 """Relative error of what is rounded to bfloat16 once: 2^-8."""
-BFLOAT16 = 2e-2
-"""Relative error of a layer in bfloat16, of which every product and norm rounds once."""
+BFLOAT16 = 2e-2 if ON_GPU else 1e-2
+"""Relative error of a layer in bfloat16, of which every product and norm rounds once. On a GPU
+both sides are compiled by other compilers, which round in other places."""
 
 
 def wide(w):
