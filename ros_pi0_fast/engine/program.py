@@ -260,11 +260,12 @@ class Program:
             lap('vision_ms', seen)
             lap('prefill_ms', hidden)
         lap('decode_ms', result)
+        kept = None if ranking is None else (ranking.rank, ranking.count)
+        (ids, count, steps, *drafted), kept = jax.device_get((result, kept))
         if ranking is not None:  # The chunk is there; this is not waited for.
             memory.state = self._listen(ranking, *result[:2], cache, tokens)
-        ids, count, steps, *drafted = jax.device_get(result)
         ids, stats = self._finish(ids, count, steps, tokens, kept_by_camera(
-            ranking, self._codec.profile.cameras, self._model.config.siglip.grid), times)
+            kept, self._codec.profile.cameras, self._model.config.siglip.grid), times)
         return ids, self.decoding.note(stats, guessed, *map(int, drafted),
                                        learn=length is None)
 

@@ -146,17 +146,18 @@ class Listen:
         return self.pruner.attend(ranking.state, ranking, paid[0])
 
 
-def kept_by_camera(ranking: Ranking | None, cameras: Iterable[str],
+def kept_by_camera(kept: tuple[np.ndarray, np.ndarray] | None, cameras: Iterable[str],
                    grid: tuple[int, int]) -> dict[str, np.ndarray]:
     """Return what InferenceStats.kept is.
 
     Args:
-        ranking: Of the tokens of the cameras that are there; None where nothing was pruned.
+        kept: Rank and count of a Ranking of the tokens of the cameras that are there; None where
+            nothing was pruned.
         cameras: Their keys.
         grid: Tokens down and across a picture.
     """
     keys = sorted(cameras)
-    if ranking is None:
+    if kept is None:
         return dict.fromkeys(keys, np.ones(grid, bool))
-    rank, count = jax.device_get((ranking.rank, ranking.count))
+    rank, count = kept
     return dict(zip(keys, (rank < count).reshape(-1, *grid), strict=True))

@@ -6,6 +6,7 @@ not depend on what they are, so here any ids are proposed, and as many of them a
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import flax.struct
@@ -49,11 +50,21 @@ class ForcedSpeculation(Speculation):
                 observation: Observation | None) -> OracleDrafter:
         """Return one that proposes the same id again and again."""
         del variant, chunk, observation
-        return OracleDrafter(ids=jnp.zeros((1,), jnp.int32),
-                             count=jnp.asarray(jnp.iinfo(jnp.int32).max, jnp.int32),
-                             right=jnp.asarray(0, jnp.int32))
+        return _drafter()
 
     def relaxation(self, variant: Variant) -> ForcedAcceptance:
         """Return what accepts all ids of a proposal, or none at a tolerance of 0."""
-        right = variant.draft_length if variant.tolerance else 0
-        return ForcedAcceptance(right=jnp.asarray(right, jnp.int32))
+        return _acceptance(variant.draft_length if variant.tolerance else 0)
+
+
+@functools.cache
+def _drafter() -> OracleDrafter:
+    """Return the one drafter; made once, since to hand its numbers over takes time."""
+    return OracleDrafter(ids=jnp.zeros((1,), jnp.int32),
+                         count=jnp.asarray(jnp.iinfo(jnp.int32).max, jnp.int32),
+                         right=jnp.asarray(0, jnp.int32))
+
+
+@functools.cache
+def _acceptance(right: int) -> ForcedAcceptance:
+    return ForcedAcceptance(right=jnp.asarray(right, jnp.int32))

@@ -12,7 +12,8 @@ where image tokens are pruned and nowhere else (`--set finetune=false`: it is le
     python -m ros_pi0_fast.training.pruner --config tabletop_dagger --start FOLDER --out FOLDER
 
 goes on from a pruner: the policy that it prunes drives, the expert labels the states that it got
-into (DAgger), and both learn from these, too. `--set seed=1` takes other scenes for another round.
+into (DAgger), and both learn from these, too. `--set seed=1` takes other scenes for another round,
+`--earlier` names the state of the rounds before, whose states are learned from again.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, help='<checkpoint>/pruner by default')
     parser.add_argument('--work', type=Path, help='state; runs/pruner_<config> by default')
     parser.add_argument('--shards', type=Path, help='labelled frames; <work>/shards by default')
+    parser.add_argument('--earlier', type=Path, nargs='+', default=[], metavar='WORK',
+                        help='state of the rounds before (DAgger)')
     parser.add_argument('--profile', type=Path, default=Path('config/robots/tabletop.yaml'))
     parser.add_argument('--workers', type=int, default=os.cpu_count(),
                         help='processes that simulate and encode')
@@ -70,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     with worker_pool(options.workers) as pool:
-        taught = load_all(training, shards, options.profile, options.workers, run=pool)
+        taught = load_all(training, shards, options.profile, options.workers,
+                          earlier=options.earlier, run=pool)
     state = training.train(taught, deadline=deadline, report=_say)
     out = options.out or run.checkpoint / FOLDER
     training.export(state, out)

@@ -4,8 +4,8 @@ Three terms. The policy's next-token loss with tokens gated away (accel.pruning_
 teaches what must not be missing; a token's gate is 0 or 1 by its rank, and its gradient that of
 the probability that the threshold gives it (straight-through, arXiv:1308.3432), which tells pruned
 tokens, too, whether they are missed. Distillation makes scores the logarithm of the attention that
-the full model's action tokens pay. Sparsity keeps the mean of those probabilities at the target,
-so that the threshold spends tokens where a scene needs them.
+the full model's action tokens pay. Sparsity keeps the fraction of tokens above the threshold at
+the target, over many scenes, so that the threshold spends tokens where a scene needs them.
 """
 
 from __future__ import annotations
@@ -161,13 +161,15 @@ def pruner_loss(model: Pi0Fast, pruner: AdaptiveVisualPruner, terms: PrunerTerms
         distillation = _distance(teacher.reshape(scores.shape), scores)
         if pruner.scorer.space:  # Alone it cannot know of the order: it learns the mean over them.
             distillation += _distance(jnp.mean(teacher, axis=1), space[::orders])
-        sparsity = jnp.square(jnp.mean(wanted) - _ratio(progress, (terms.fewest + terms.most) / 2))
+        # Of how many the threshold counts, with the gradient of their probabilities, too.
+        above = (wanted > 0.5) + wanted - jax.lax.stop_gradient(wanted)
+        sparsity = jnp.square(jnp.mean(above) - _ratio(progress, (terms.fewest + terms.most) / 2))
         covered = jnp.mean(jnp.sum(hard * teacher.reshape(hard.shape), axis=1))
         total = (terms.task * task + terms.distillation * distillation
                  + terms.sparsity * sparsity)
         return total, {'task': task, 'distillation': distillation, 'sparsity': sparsity,
-                       'kept': jnp.mean(hard), 'wanted': jnp.mean(wanted),
-                       'wanted_deviation': jnp.std(jnp.mean(wanted, axis=1)),
+                       'kept': jnp.mean(hard), 'wanted': jnp.mean(above),
+                       'wanted_deviation': jnp.std(jnp.mean(above, axis=1)),
                        'attention_kept': covered}
 
     return loss

@@ -40,6 +40,8 @@ from ros_pi0_fast.weights.checkpoint import Checkpoint
 
 FIRST_SEED = 4_000_000
 """Of the scenes: others than those that the policy learned from."""
+VISITED = 'visited.npz'
+"""What a run keeps of the states that the pruned policy got itself into."""
 FIRST_ROUND = 50
 """Of DAgger, see dagger.SEEDS_A_ROUND: beyond those of the policy."""
 
@@ -295,19 +297,24 @@ def load_visited(training: PrunerTraining, profile: Path, workers: int, *,
             found.shards, config.checkpoint, profile, run=run,
             max_lost=config.dagger.max_lost))))
 
-    return _kept(training.work / 'visited.npz', make)
+    return _kept(training.work / VISITED, make)
 
 
 def load_all(training: PrunerTraining, shards: Path, profile: Path, workers: int, *,
-             run: Run = map) -> dict[str, np.ndarray]:
+             earlier: Sequence[Path] = (), run: Run = map) -> dict[str, np.ndarray]:
     """Return everything that a run learns from: load_taught, and load_visited if it asks for it.
 
-    Args are theirs.
+    Args are theirs, and:
+        earlier: Folders of the rounds before, whose states count as well.
+
+    Raises:
+        OSError: one of these has no states.
     """
-    taught = load_taught(training, shards, profile, run=run)
-    if training.run.dagger is None:
-        return taught
-    return _joined([taught, load_visited(training, profile, workers, run=run)])
+    parts = [load_taught(training, shards, profile, run=run)]
+    if training.run.dagger is not None:
+        parts += [_read(folder / VISITED) for folder in earlier]
+        parts.append(load_visited(training, profile, workers, run=run))
+    return _joined(parts)
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -322,5 +329,9 @@ def _kept(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
         with temporary.open('wb') as file:
             np.savez(file, **arrays)
         temporary.replace(path)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ros_pi0_fast.accel.kernels.by_rows import to_rows
-from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_cache
-from ros_pi0_fast.accel.kernels.rows import Rows, Tiling, partial_sums
+from ros_pi0_fast.accel.kernels.few_product import Halves, Tile, few_fit, few_product
+from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_cache, halves
+from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
 from ros_pi0_fast.accel.quantization import Scheme, quantize_params
 from ros_pi0_fast.evaluation.product_cuts import KINDS
@@ -45,15 +46,48 @@ def relative_error(found, expected):
     return np.linalg.norm(np.asarray(found, np.float32) - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize('kind', ['int8', 'int4'])
+def activations(kind, x):
+    return x if kind == 'bfloat16' else Halves.of(x)
+
+
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
-    (256, 192, 1), (256, 192, 9), (144, 80, 3)])
+    (256, 192, 9), (2048, 64, 1), (3072, 128, 3), (8192, 2048, 2)])
 def test_the_kernel_s_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
     rows, x, expected = product_case(kind, inputs, outputs, tokens)
-    assert rows.shape == (inputs, outputs)
-    sums = partial_sums(rows, x, interpret=not ON_GPU)
-    assert sums.shape == (Tiling.of(rows).splits, tokens, outputs)
-    assert relative_error(jnp.sum(sums, axis=0), expected) < FLOAT32
+    assert rows.shape == (inputs, outputs) and few_fit(rows)
+    residual = jax.random.normal(jax.random.key(5), expected.shape).astype(jnp.bfloat16)
+    found = few_product([rows], activations(kind, x), residual=residual, interpret=not ON_GPU)
+    assert found.shape == expected.shape and found.dtype == jnp.bfloat16
+    assert relative_error(found, expected + np.asarray(residual, np.float32)) < ROUNDED
+
+
+def test_large_matrices_are_split():
+    assert {Tile.of(product_case(kind, 8192, 2048, 1)[0], False).splits for kind in KINDS} == {
+        4, 16}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('tokens', [1, 3])
+def test_matrices_side_by_side_and_gated(kind, tokens):
+    (one, x, first), (other, _, second) = (
+        product_case(kind, 2048, outputs, tokens) for outputs in (128, 64))
+    found = few_product([one, other, one], activations(kind, x), interpret=not ON_GPU)
+    assert relative_error(found, np.concatenate([first, second, first], axis=1)) < ROUNDED
+    found = few_product([one, one], activations(kind, x), gated=True, interpret=not ON_GPU)
+    gelu = np.asarray(jax.nn.gelu(jnp.asarray(first)), np.float32)
+    assert relative_error(found, gelu * first) < 2 * ROUNDED
+
+
+def test_halves_are_as_near_as_sixteen_bits_allow():
+    x = jax.random.normal(jax.random.key(0), (3, 1024)).astype(jnp.bfloat16)
+    x = x.at[0, 5].set(40.0).at[2].set(0)
+    for found in (Halves.of(x), halves(x, not ON_GPU)):
+        number = 256 * np.asarray(found.high, np.float32) + np.asarray(found.low, np.float32)
+        error = np.abs(number * np.asarray(found.scale) - np.asarray(x, np.float32))
+        assert np.all(error <= 0.51 * np.asarray(found.scale)) and not error[2].any()
+        assert np.abs(number[0]).max() == 127 * 256
+    assert np.abs(np.asarray(found.scale)[0] * 127 * 256 - 40).max() < 1e-4
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -114,7 +148,7 @@ def layer(kind):
 
 
 @pytest.mark.parametrize(('kind', 'tokens'), [
-    ('bfloat16', 3), ('int8', 4), ('int4', 1)])
+    ('bfloat16', 1), ('bfloat16', 3), ('int8', 4), ('int4', 1)])
 def test_a_layer_is_the_model_s(kind, tokens):
     reference, few = layer(kind)
     keys = jax.random.split(jax.random.key(3), 3)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from ros_pi0_fast.accel.equations import path_of
 from ros_pi0_fast.accel.kernels.device import Device
-from ros_pi0_fast.accel.kernels.matvec import FEW_TOKENS, few_fit, few_product
-from ros_pi0_fast.accel.kernels.rows import INPUTS, TOKENS, Rows, partial_sums
+from ros_pi0_fast.accel.kernels.few_product import TOKENS, Halves, few_fit, few_product
+from ros_pi0_fast.accel.kernels.rows import INPUTS, Rows
 from ros_pi0_fast.accel.matrices import Matrices, product
 from ros_pi0_fast.accel.quantized import QuantizedMatrix
 from ros_pi0_fast.model.layers import Params
@@ -23,10 +23,8 @@ _HIDDEN = {('MlpBlock_0', 'Dense_0', 'kernel'): 1, ('MlpBlock_0', 'Dense_0', 'bi
 
 @product.register
 def _(w: Rows, x: jax.Array) -> jax.Array:
-    if x.shape[0] <= FEW_TOKENS and few_fit(w):
-        return few_product((w,), x)
-    if w.scale is not None and x.shape[0] <= TOKENS:
-        return jnp.sum(partial_sums(w, x), axis=0).astype(x.dtype)
+    if x.shape[0] <= TOKENS and few_fit(w):
+        return few_product((w,), x if w.scale is None else Halves.of(x))[:, :w.outputs]
     return _many_product(w, x)
 
 

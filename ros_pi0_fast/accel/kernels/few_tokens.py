@@ -1,4 +1,6 @@
-"""A decoder layer for a few tokens in eight kernels, where a compiler makes twenty-five. Lossless.
+"""A decoder layer for a few tokens in eight to ten kernels, where a compiler makes twenty-five.
+
+Lossless with bfloat16; weights of integers see activations that are rounded: see few_product.
 
 At batch one a kernel that reads no weights takes as long to start as a small product takes to
 read its own, so gate and residual are computed by the products that make them, and rotary
@@ -9,6 +11,7 @@ whose partial softmaxes (FlashDecoding's method) a second one merges.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +21,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 import ros_pi0_fast.accel.kernels.by_rows  # noqa: F401  (registers products)
-from ros_pi0_fast.accel.kernels.matvec import FEW_TOKENS, few_fit, few_product
-from ros_pi0_fast.accel.kernels.rows import TOKENS, Rows, load
+from ros_pi0_fast.accel.kernels.few_product import (
+    TOKENS,
+    Halves,
+    few_fit,
+    few_product,
+    halve,
+    load,
+)
+from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.matrices import Matrices
 from ros_pi0_fast.model.attention import Attend
 from ros_pi0_fast.model.cache import LayerCache
@@ -27,6 +37,8 @@ from ros_pi0_fast.model.config import GemmaConfig
 from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, NORM_EPSILON, Attention, Block, Tokens
 from ros_pi0_fast.model.layers import Params
 
+HEAD = 256
+"""Size of a head: all of Gemma's; inputs of a step of the product after attention, too."""
 SLOTS = 64
 """Slots of the cache that a program attends to."""
 HIDDEN = -1e30
@@ -47,39 +59,44 @@ class FewTokensBlock:
         weights = variables['params']
         if not self.fits(weights, x, tokens):
             return Block(self.config, self.attend).apply(variables, x, tokens, cache)
+        halved = weights['mlp']['linear'].parts[0].scale is not None
         with jax.named_scope('attention'):
-            attn = weights['attn']
-            normed = norm(x[0], weights['pre_attention_norm']['scale'], self.interpret)
+            attn, gain = weights['attn'], weights['pre_attention_norm']['scale']
             if type(cache) is LayerCache:
-                mixed, cache = self._attend(attn, normed, tokens, cache)
+                mixed, cache = self._attend(attn, norm(x[0], gain, halved, self.interpret),
+                                            tokens, cache, halved)
                 y = few_product(attn['attn_vec_einsum']['w'].parts, mixed, residual=x[0],
                                 interpret=self.interpret)
             else:
                 mixed, cache = Attention(self.config, self.attend).apply(
-                    {'params': attn}, normed[None], tokens, cache)
+                    {'params': attn}, norm(x[0], gain, False, self.interpret)[None], tokens, cache)
                 y = x[0] + mixed[0]
         with jax.named_scope('feed_forward'):
             mlp = weights['mlp']
-            normed = norm(y, weights['pre_ffw_norm']['scale'], self.interpret)
+            normed = norm(y, weights['pre_ffw_norm']['scale'], halved, self.interpret)
             hidden = few_product(mlp['gating_einsum'].parts, normed, gated=True,
                                  interpret=self.interpret)
-            return few_product(mlp['linear'].parts, hidden, residual=y,
-                               interpret=self.interpret)[None], cache
+            return few_product(
+                mlp['linear'].parts, halves(hidden, self.interpret) if halved else hidden,
+                residual=y, interpret=self.interpret)[None], cache
 
     def fits(self, weights: Params, x: jax.Array, tokens: Tokens) -> bool:
         """Tell whether the kernels are for these weights and tokens."""
         c = self.config
-        few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= FEW_TOKENS
+        few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= TOKENS
                and x.dtype == jnp.bfloat16)
-        sizes = (c.num_kv_heads == 1 and c.head_dim in (64, 128, 256)
-                 and not c.width & (c.width - 1))
+        sizes = c.num_kv_heads == 1 and c.head_dim == HEAD and not (
+            c.width & (c.width - 1) or c.mlp_dim & (c.mlp_dim - 1))
         stored = [leaf for leaf in jax.tree.leaves(weights, is_leaf=_is_matrices)
                   if _is_matrices(leaf)]
+        parts = [part for leaf in stored for part in leaf.parts]
         return few and sizes and len(stored) == 5 and all(
-            isinstance(part, Rows) and few_fit(part) for leaf in stored for part in leaf.parts)
+            isinstance(part, Rows) and few_fit(part) and part.outputs == len(part.values)
+            and part.inputs == part.columns for part in parts) and len(
+                {(part.scale is None, part.groups is None) for part in parts}) == 1
 
-    def _attend(self, attn: Params, normed: jax.Array, tokens: Tokens, cache: LayerCache,
-                ) -> tuple[jax.Array, LayerCache]:
+    def _attend(self, attn: Params, normed: jax.Array | Halves, tokens: Tokens, cache: LayerCache,
+                halved: bool) -> tuple[jax.Array | Halves, LayerCache]:
         size = self.config.head_dim
         projected = few_product(
             (*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts), normed,
@@ -93,7 +110,7 @@ class FewTokensBlock:
         mixed, k, v = attend_cache(
             projected.reshape(-1, size), cache.k[0, :, 0], cache.v[0, :, 0],
             jnp.cos(radians), jnp.sin(radians), jnp.concatenate([first, tokens.slot]),
-            heads=self.config.num_heads, interpret=self.interpret)
+            heads=self.config.num_heads, halved=halved, interpret=self.interpret)
         return mixed, LayerCache(k=k[None, :, None], v=v[None, :, None])
 
 
@@ -101,30 +118,69 @@ def _is_matrices(leaf: object) -> bool:
     return isinstance(leaf, Matrices)
 
 
-def norm(x: jax.Array, gain: jax.Array, interpret: bool = False) -> jax.Array:
-    """Return the RMS norm of x [t, d]: see model.gemma.RMSNorm."""
+def norm(x: jax.Array, gain: jax.Array, halved: bool = False, interpret: bool = False,
+         ) -> jax.Array | Halves:
+    """Return the RMS norm of x [t, d], as Halves if asked to: see model.gemma.RMSNorm."""
+    return _by_rows(_norm_kernel, 'rms_norm', halved, interpret, x, gain)
+
+
+def halves(x: jax.Array, interpret: bool = False) -> Halves:
+    """Return Halves of x [t, d]."""
+    return _by_rows(_halve_kernel, 'halve', True, interpret, x)
+
+
+def _by_rows(kernel: Callable, name: str, halved: bool, interpret: bool, x: jax.Array,
+             *gain: jax.Array) -> jax.Array | Halves:
+    """Run a kernel for each row of x [t, d]."""
     row = pl.BlockSpec((None, x.shape[1]), lambda i: (i, 0))
-    return pl.pallas_call(
-        _norm_kernel, grid=(x.shape[0],), in_specs=[row, pl.BlockSpec(gain.shape, lambda i: (0,))],
-        out_specs=row, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
-        name='rms_norm', interpret=interpret)(x, gain)
+    shapes, specs = _outputs(x.shape, x.dtype, row, halved)
+    out = pl.pallas_call(
+        kernel, grid=(x.shape[0],),
+        in_specs=[row, *(pl.BlockSpec(g.shape, lambda i: (0,)) for g in gain)],
+        out_specs=specs, out_shape=shapes,
+        compiler_params=plgpu.CompilerParams(num_warps=max(4, x.shape[1] // 2048), num_stages=1),
+        name=name, interpret=interpret)(x, *gain)
+    return Halves(*out) if halved else out[0]
 
 
-def _norm_kernel(x_ref, gain_ref, out_ref) -> None:
+def _outputs(shape: tuple[int, int], dtype: jnp.dtype, row: pl.BlockSpec, halved: bool,
+             ) -> tuple[list[jax.ShapeDtypeStruct], list[pl.BlockSpec]]:
+    """Return shapes and blocks of a kernel's rows [n, d], or of their Halves."""
+    if not halved:
+        return [jax.ShapeDtypeStruct(shape, dtype)], [row]
+    half = jax.ShapeDtypeStruct(shape, jnp.int8)
+    return ([half, half, jax.ShapeDtypeStruct((shape[0], 1), jnp.float32)],
+            [row, row, pl.BlockSpec((None, 1), lambda i: (i, 0))])
+
+
+def _store(x: jax.Array, out_refs: Sequence) -> None:
+    """Store float32 [d] as it is, or as Halves."""
+    if len(out_refs) == 1:
+        out_refs[0][...] = x.astype(out_refs[0].dtype)
+    else:
+        for ref, own in zip(out_refs, halve(x), strict=True):
+            ref[...] = own
+
+
+def _norm_kernel(x_ref, gain_ref, *out_refs) -> None:
     """One token; all [d]."""
     wide = x_ref[...].astype(jnp.float32)
     scale = 1 / jnp.sqrt(jnp.mean(wide * wide) + NORM_EPSILON)
     gain = (1 + gain_ref[...]).astype(jnp.float32)
-    out_ref[...] = (wide * scale * gain).astype(out_ref.dtype)
+    _store(wide * scale * gain, out_refs)
+
+
+def _halve_kernel(x_ref, *out_refs) -> None:
+    """One token; all [d]."""
+    _store(x_ref[...].astype(jnp.float32), out_refs)
 
 
 # --- attention ---------------------------------------------------------------------------------
 
 
 def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Array, sin: jax.Array,
-                 bounds: jax.Array, *, heads: int, interpret: bool = False,
-                 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+                 bounds: jax.Array, *, heads: int, halved: bool = False, interpret: bool = False,
+                 ) -> tuple[jax.Array | Halves, jax.Array, jax.Array]:
     """Rotate t new tokens, write their keys and values to the cache, and attend to it.
 
     Args:
@@ -136,7 +192,8 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
         sin: float32 [t, h / 2]
         bounds: int32 [2]: first valid slot, and the one of the first new token.
         heads: Of queries.
-        interpret: See partial_sums.
+        halved: Return the first as Halves, of a group a head.
+        interpret: See few_product.
 
     Returns:
         bfloat16 [t, heads · h]; keys; values.
@@ -161,16 +218,18 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
         input_output_aliases={1: 3, 2: 4},
         compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
         name='attend_cache', interpret=interpret)(projected, k, v, cos, sin, bounds)
+    shapes, specs = _outputs((queries, size), k.dtype,
+                             pl.BlockSpec((None, size), lambda i: (i, 0)), halved)
     merged = pl.pallas_call(
         functools.partial(_merge_kernel, blocks=blocks), grid=(queries,),
         in_specs=[pl.BlockSpec((blocks, None, size), lambda i: (0, i, 0)),
                   pl.BlockSpec((blocks, None), lambda i: (0, i)),
                   pl.BlockSpec((blocks, None), lambda i: (0, i))],
-        out_specs=pl.BlockSpec((None, size), lambda i: (i, 0)),
-        out_shape=jax.ShapeDtypeStruct((queries, size), k.dtype),
+        out_specs=specs, out_shape=shapes,
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         name='merge_attention', interpret=interpret)(mixed, top, total)
-    return merged.reshape(count, heads * size), k, v
+    merged = [x.reshape(count, -1) for x in merged]
+    return Halves(*merged) if halved else merged[0], k, v
 
 
 def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref, top_ref,
@@ -236,12 +295,12 @@ def _table(ref: Any, index: jax.Array, at: int, length: int) -> Any:
     return ref.at[jnp.broadcast_to(index[:, None], column.shape), column]
 
 
-def _merge_kernel(mixed_ref, top_ref, total_ref, out_ref, *, blocks: int) -> None:
-    """One query. mixed [blocks, h]; top, total [blocks]; out [h]."""
+def _merge_kernel(mixed_ref, top_ref, total_ref, *out_refs, blocks: int) -> None:
+    """One query. mixed [blocks, h]; top, total [blocks]; out [h], or its Halves."""
     index = jnp.arange(1 << (blocks - 1).bit_length(), dtype=jnp.int32)
     there = index < blocks
     top = jnp.where(there, load(top_ref.at[index], there), HIDDEN)
     weight = jnp.where(there, jnp.exp(top - jnp.max(top)), 0.0)
     total = jnp.sum(weight * load(total_ref.at[index], there))
-    mixed = load(_table(mixed_ref, index, 0, out_ref.shape[0]), there[:, None])
-    out_ref[...] = (jnp.sum(weight[:, None] * mixed, axis=0) / total).astype(out_ref.dtype)
+    mixed = load(_table(mixed_ref, index, 0, out_refs[0].shape[0]), there[:, None])
+    _store(jnp.sum(weight[:, None] * mixed, axis=0) / total, out_refs)

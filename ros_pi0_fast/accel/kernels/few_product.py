@@ -1,0 +1,319 @@
+"""Products of a few tokens with matrices stored by outputs, as fast as these can be read.
+
+At batch one a decoder reads each weight once for a token or a few, so its time is that of reading
+them. Tensor cores multiply them by up to 16 tokens in that time, if the weights go to them as they
+are stored: whatever is done to each of them on the way takes longer than to read it. So weights of
+8 bits stay integers, and the activations become integers: of 16 bits, in two halves of 8 that are
+multiplied one after the other, with a scale for each token and group of inputs. That rounds them
+to 2^-16 of the largest of their group, where bfloat16 has rounded each to 2^-9 of itself. Of four
+bits each half of a byte becomes 16 times its number by one operation on four bytes, or two.
+
+One token of bfloat16 is left to accel.kernels.matvec, which is still faster at that.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from ros_pi0_fast.accel.kernels.matvec import of_program, one_fits, one_product
+from ros_pi0_fast.accel.kernels.rows import Rows
+
+TOKENS = 16
+"""Tokens of a tile: what the tensor cores take, for the time that one takes."""
+LARGEST = 127 * 256
+"""What the largest activation of a group becomes."""
+TINY = 1e-30
+SHARE = {'bfloat16': 2048, 'int8': 2048, 'int4': 512}
+"""Inputs of a program, at most: more are split, but where the product is gated."""
+MOST_SPLITS = 16
+STAGES = {'bfloat16': 4, 'int8': 3, 'int4': 2}
+"""What is not read ahead leaves room for more programs, which four bits have work for."""
+PROGRAMS = 256
+"""Programs of 64 outputs that are enough: two for each multiprocessor of a large GPU."""
+
+
+@flax.struct.dataclass
+class Halves:
+    """Activations as integers: (256 · high + low) · scale."""
+
+    high: jax.Array
+    """int8 [t, in]"""
+    low: jax.Array
+    """int8 [t, in]"""
+    scale: jax.Array
+    """float32 [t, in / g], of groups of g inputs."""
+
+    @classmethod
+    def of(cls, x: jax.Array) -> Halves:
+        """Return activations [t, in], of one group a token."""
+        return cls(*halve(x.astype(jnp.float32)))
+
+
+def halve(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the arrays of Halves of float32 [..., in], of one group each: scales are [..., 1]."""
+    scale = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), TINY) / LARGEST
+    number = jnp.floor(x / scale + 0.5).astype(jnp.int32)
+    high = (number + 128) >> 8
+    return high.astype(jnp.int8), (number - (high << 8)).astype(jnp.int8), scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """How a product is cut up."""
+
+    outputs: int
+    """That a program computes, 16 a warp."""
+    inputs: int
+    """Of a step."""
+    splits: int = 1
+    """Programs that share the inputs of an output."""
+    stages: int = 4
+    """Steps that are read ahead, and the one that is multiplied."""
+
+    @classmethod
+    def of(cls, w: Rows, gated: bool) -> Tile:
+        """Choose one, from what evaluation.product_cuts measured."""
+        kind = 'bfloat16' if w.scale is None else 'int8' if w.groups is None else 'int4'
+        if gated:
+            return cls(outputs=16 if kind == 'bfloat16' else 32, stages=STAGES[kind],
+                       inputs=_step(w.columns, 512 if kind == 'int4' else 256))
+        splits = 1
+        while (splits < MOST_SPLITS and w.columns // splits > SHARE[kind]
+               and w.columns // splits % 512 == 0):
+            splits *= 2
+        wide = w.values.shape[0] // 64 * splits >= PROGRAMS
+        return cls(outputs=64 if wide else 16, splits=splits, stages=STAGES[kind],
+                   inputs=_step(w.columns // splits, 128 if wide and kind == 'bfloat16' else 256))
+
+
+def _step(inputs: int, wanted: int) -> int:
+    """Return the largest step that some inputs are a multiple of, up to the one wanted."""
+    return next(step for step in (wanted, 256, 128) if step <= wanted and inputs % step == 0)
+
+
+def load(ref: object, mask: jax.Array) -> jax.Array:
+    """Return what is at a transformed reference, 0 where it is masked."""
+    return plgpu.load(ref, mask=mask, other=0)
+
+
+def few_fit(w: Rows) -> bool:
+    """Tell whether few_product is for a matrix."""
+    return w.values.shape[0] % 64 == 0 and (w.groups is None or w.block == 2 * w.group_size)
+
+
+def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gated: bool = False,
+                residual: jax.Array | None = None, tile: Tile | None = None,
+                interpret: bool = False) -> jax.Array:
+    """Return x times matrices, side by side: bfloat16 [t, sum of out].
+
+    Args:
+        parts: Matrices [in, out], of the same kind and inputs: see few_fit.
+        x: bfloat16 [t, in], t ≤ TOKENS, for wide matrices; Halves for those of integers.
+        gated: There are two: return gelu(x · first) · (x · second), [t, out].
+        residual: bfloat16 [t, out]: is added to the product, which is rounded first.
+        tile: How to cut it up; None: chosen.
+        interpret: Run the kernel's operations one by one on any device, to test it.
+    """
+    x = _columns(x, parts[0].columns)
+    count = jax.tree.leaves(x)[0].shape[0]
+    if tile is None and count == 1 and all(map(one_fits, parts)):
+        return one_product(parts, x, gated=gated, residual=residual, interpret=interpret)
+    tile = tile or Tile.of(parts[0], gated)
+    offsets = [0]
+    for w in parts:
+        offsets.append(offsets[-1] + w.values.shape[0] // tile.outputs)
+    programs = offsets[1] if gated else offsets[-1]
+    shape = (count, programs * tile.outputs)
+    block = pl.BlockSpec((TOKENS, tile.outputs), lambda i, j: (0, i))
+    out_shape, out_spec = jax.ShapeDtypeStruct(shape, jnp.bfloat16), block
+    if tile.splits > 1:
+        out_shape = jax.ShapeDtypeStruct((tile.splits, *shape), jnp.float32)
+        out_spec = pl.BlockSpec((None, TOKENS, tile.outputs), lambda i, j: (j, 0, i))
+    added = residual if tile.splits == 1 else None
+    out = pl.pallas_call(
+        functools.partial(_kernel, offsets=None if gated else tuple(offsets), tile=tile,
+                          count=count, interpret=interpret),
+        grid=(programs, tile.splits),
+        in_specs=[jax.tree.map(lambda leaf: pl.BlockSpec((TOKENS, leaf.shape[1]),
+                                                         lambda i, j: (0, 0)), x),
+                  [_specs(w, tile, 0 if gated else offset)
+                   for w, offset in zip(parts, offsets, strict=False)],
+                  None if added is None else block],
+        out_specs=out_spec, out_shape=out_shape,
+        compiler_params=plgpu.CompilerParams(num_warps=tile.outputs // 16,
+                                             num_stages=tile.stages),
+        name='gated_product' if gated else 'few_product', interpret=interpret)(
+            x, [(w.values, w.scale, w.groups) for w in parts], added)
+    if tile.splits > 1:
+        out = jnp.sum(out, axis=0).astype(jnp.bfloat16)
+        out = out if residual is None else residual + out
+    return out
+
+
+def _columns(x: jax.Array | Halves, columns: int) -> jax.Array | Halves:
+    """Return activations with inputs of 0 up to a number of columns."""
+    if isinstance(x, Halves):
+        return x.replace(high=_columns(x.high, columns), low=_columns(x.low, columns))
+    return x if x.shape[1] == columns else jnp.pad(x, ((0, 0), (0, columns - x.shape[1])))
+
+
+def _specs(w: Rows, tile: Tile, offset: int) -> tuple:
+    """Return how programs from `offset` on see the arrays of a matrix."""
+    last = w.values.shape[0] // tile.outputs - 1
+
+    def spec(x: jax.Array | None) -> pl.BlockSpec | None:
+        return None if x is None else pl.BlockSpec(
+            (tile.outputs, *x.shape[1:]),
+            lambda i, j: (jnp.clip(i - offset, 0, last), *(0,) * (x.ndim - 1)))
+
+    return spec(w.values), spec(w.scale), spec(w.groups)
+
+
+def _kernel(x_refs, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...] | None,
+            tile: Tile, count: int, interpret: bool) -> None:
+    """Some outputs. x [TOKENS, in], or Halves of it; parts: values [outputs, …], scale [outputs],
+    groups [outputs, n]; residual, out [TOKENS, outputs]."""
+    mask = jax.lax.broadcasted_iota(jnp.int32, (TOKENS, 1), 0) < count
+    make = _WideProduct if not isinstance(x_refs, Halves) else (
+        _EightBits if part_refs[0][2] is None else _FourBits)
+    product = make(x_refs, mask, tile.inputs, interpret)
+    columns = jax.tree.leaves(x_refs)[0].shape[1] // tile.splits
+    begin = pl.program_id(1) * columns
+
+    def sums(parts: Sequence) -> list[jax.Array]:
+        def body(step: jax.Array, sums: list) -> list:
+            at = begin + step * tile.inputs
+            return [product.add(own, part, at) for own, part in zip(sums, parts, strict=True)]
+
+        zeros = [product.zero((tile.outputs, TOKENS)) for _ in parts]
+        found = jax.lax.fori_loop(0, columns // tile.inputs, body, zeros)
+        return [product.scaled(own, part) for own, part in zip(found, parts, strict=True)]
+
+    if offsets is None:
+        gate, up = sums(part_refs)
+        result = jax.nn.gelu(gate.astype(jnp.bfloat16).astype(jnp.float32)) * up
+    else:
+        result = of_program(pl.program_id(0), part_refs, offsets, lambda part: sums([part])[0])
+    result = result.T.astype(out_ref.dtype)
+    if residual_ref is not None:
+        result = load(residual_ref.at[:, :], mask) + result
+    plgpu.store(out_ref.at[:, :], result, mask=mask)
+
+
+@dataclass(frozen=True)
+class _WideProduct:
+    """How a step of a product is added up; here that of wide matrices."""
+
+    x: Any
+    """Reference to activations, or Halves of references."""
+    mask: jax.Array
+    """bool [TOKENS, 1]: there is such a token."""
+    inputs: int
+    """Of a step."""
+    interpret: bool
+
+    def tokens(self, ref: Any, at: jax.Array, size: int) -> jax.Array:
+        """Return activations [TOKENS, size], those of tokens that are not there as 0."""
+        return load(ref.at[:, pl.ds(at, size)], self.mask)
+
+    def zero(self, shape: tuple[int, int]) -> Any:
+        """Return what is added to first."""
+        return jnp.zeros(shape, jnp.float32)
+
+    def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
+        """Add the products of a step from an input on."""
+        return sums + jnp.dot(part[0][:, pl.ds(at, self.inputs)],
+                              self.tokens(self.x, at, self.inputs).T,
+                              preferred_element_type=jnp.float32)
+
+    def scaled(self, sums: Any, part: tuple) -> jax.Array:
+        """Return products float32 [outputs, TOKENS]."""
+        del part
+        return sums
+
+
+class _EightBits(_WideProduct):
+    """Of matrices of 8 bits; sums stay integers where all inputs of a token share a scale."""
+
+    @property
+    def groups(self) -> int:
+        """Of a token's inputs."""
+        return self.x.scale.shape[1]
+
+    def unit(self, at: jax.Array) -> jax.Array:
+        """Return the scales [1, TOKENS] of the group of an input."""
+        there = jnp.sum(self.mask.astype(jnp.int32), axis=1) > 0
+        group = jnp.asarray(at // (self.x.high.shape[1] // self.groups), jnp.int32)
+        return load(self.x.scale.at[:, group], there)[None, :]
+
+    def zero(self, shape: tuple[int, int]) -> Any:
+        """Return what is added to first: of high and low halves."""
+        return (jnp.zeros(shape, jnp.int32),) * 2 if self.groups == 1 else super().zero(shape)
+
+    def products(self, w: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return those of integers [outputs, n] with high and low halves."""
+        return tuple(jnp.dot(w, self.tokens(ref, at, w.shape[1]).T,
+                             preferred_element_type=jnp.int32)
+                     for ref in (self.x.high, self.x.low))
+
+    def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
+        """Add the products of a step, which is of one group."""
+        found = self.products(part[0][:, pl.ds(at, self.inputs)], at)
+        if self.groups == 1:
+            return tuple(own + more for own, more in zip(sums, found, strict=True))
+        return sums + _joined(found) * self.unit(at)
+
+    def scaled(self, sums: Any, part: tuple) -> jax.Array:
+        """Return products float32 [outputs, TOKENS]."""
+        if self.groups == 1:
+            sums = (_joined(sums) if isinstance(sums, tuple) else sums) * self.unit(0)
+        return sums * part[1][...][:, None]
+
+
+class _FourBits(_EightBits):
+    """Of matrices of 4 bits, whose groups have scales of their own."""
+
+    def zero(self, shape: tuple[int, int]) -> Any:
+        """Return what is added to first."""
+        return jnp.zeros(shape, jnp.float32)
+
+    def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
+        """Add the products of a step: of blocks of two groups."""
+        values, _, groups = part
+        size = values.shape[1] * 2 // groups.shape[1]
+        for first in range(0, self.inputs, 2 * size):
+            packed = values[:, pl.ds((at + first) // 2, size)]
+            for shift, begin in ((4, at + first), (0, at + first + size)):
+                found = _joined(self.products(sixteenfold(packed, shift, self.interpret), begin))
+                found *= groups[:, begin // size].astype(jnp.float32)[:, None]
+                sums += found if self.groups == 1 else found * self.unit(begin)
+        return sums
+
+    def scaled(self, sums: Any, part: tuple) -> jax.Array:
+        """Return products float32 [outputs, TOKENS]."""
+        return super().scaled(sums, part) / 16
+
+
+def _joined(halves: tuple[jax.Array, jax.Array]) -> jax.Array:
+    high, low = (half.astype(jnp.float32) for half in halves)
+    return 256 * high + low
+
+
+def sixteenfold(packed: jax.Array, shift: int, interpret: bool) -> jax.Array:
+    """Return 16 times the numbers in the upper four bits of uint8, shifted first, as int8."""
+    if interpret:
+        return jax.lax.bitcast_convert_type((packed << shift) & jnp.uint8(0xF0), jnp.int8)
+    upper = 'and.b32 $0, {}, 0xF0F0F0F0;'
+    return plgpu.elementwise_inline_asm(
+        f'shl.b32 $0, $1, {shift}; ' + upper.format('$0') if shift else upper.format('$1'),
+        args=[packed], constraints='=r,r', pack=4,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(packed.shape, jnp.int8)])[0]
