@@ -53,12 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ros_pi0_fast.accel.pruning_file import FOLDER
     from ros_pi0_fast.codec.robot_profile import RobotProfile
     from ros_pi0_fast.training.pruner_training import (
+        VISITED,
         PrunerTraining,
         get_pruner_run,
         load_all,
     )
     from ros_pi0_fast.weights.checkpoint import load_checkpoint
 
+    for folder in options.earlier:
+        if not (folder / VISITED).is_file():
+            parser.error(f'--earlier: {folder} has no {VISITED}, expected the state of a round')
     try:
         run = override(get_pruner_run(options.config), options.set)
         if options.checkpoint is not None:

@@ -4,8 +4,9 @@ Three terms. The policy's next-token loss with tokens gated away (accel.pruning_
 teaches what must not be missing; a token's gate is 0 or 1 by its rank, and its gradient that of
 the probability that the threshold gives it (straight-through, arXiv:1308.3432), which tells pruned
 tokens, too, whether they are missed. Distillation makes scores the logarithm of the attention that
-the full model's action tokens pay. Sparsity keeps the fraction of tokens above the threshold at
-the target, over many scenes, so that the threshold spends tokens where a scene needs them.
+the full model's action tokens pay. Sparsity keeps the mean of those probabilities at the target,
+or the fraction of tokens above the threshold (`counted`), so that the threshold spends tokens
+where a scene needs them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class PrunerTerms:
     sparsity: float = 20.0
     fewest: float = 0.25
     most: float = 0.5
+    counted: bool = False
+    """Sparsity counts tokens above the threshold, which a decoder that has learned to do with few
+    needs: probabilities drift away from one half."""
     whole: int = 0
     """One of so many rows keeps everything, for a decoder that learns along; 0: none."""
 
@@ -161,8 +165,9 @@ def pruner_loss(model: Pi0Fast, pruner: AdaptiveVisualPruner, terms: PrunerTerms
         distillation = _distance(teacher.reshape(scores.shape), scores)
         if pruner.scorer.space:  # Alone it cannot know of the order: it learns the mean over them.
             distillation += _distance(jnp.mean(teacher, axis=1), space[::orders])
-        # Of how many the threshold counts, with the gradient of their probabilities, too.
-        above = (wanted > 0.5) + wanted - jax.lax.stop_gradient(wanted)
+        above = wanted
+        if terms.counted:  # With the gradient of the probabilities.
+            above = (wanted > 0.5) + wanted - jax.lax.stop_gradient(wanted)
         sparsity = jnp.square(jnp.mean(above) - _ratio(progress, (terms.fewest + terms.most) / 2))
         covered = jnp.mean(jnp.sum(hard * teacher.reshape(hard.shape), axis=1))
         total = (terms.task * task + terms.distillation * distillation

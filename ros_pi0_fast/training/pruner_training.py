@@ -91,7 +91,8 @@ def _tabletop() -> PrunerRun:
 def _tabletop_dagger() -> PrunerRun:
     return PrunerRun(
         name='tabletop_dagger', frames=3000, episodes=1000, orders=1, stages=1, finetune=True,
-        start=Path('checkpoints/tabletop/pruner'), terms=PrunerTerms(whole=8, fewest=0.2),
+        start=Path('checkpoints/tabletop/pruner'),
+        terms=PrunerTerms(whole=8, fewest=0.2, counted=True),
         dagger=RoundConfig(episodes=600, max_latency=0, slots=8),
         dagger_tasks=('push', 'push', 'reach', 'push', 'push', 'pick'),
         loop=LoopConfig(steps=600, batch_size=16, learning_rate=1e-3, warmup_steps=10,
@@ -306,9 +307,6 @@ def load_all(training: PrunerTraining, shards: Path, profile: Path, workers: int
 
     Args are theirs, and:
         earlier: Folders of the rounds before, whose states count as well.
-
-    Raises:
-        OSError: one of these has no states.
     """
     parts = [load_taught(training, shards, profile, run=run)]
     if training.run.dagger is not None:

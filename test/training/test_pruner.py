@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,12 +16,19 @@ from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.sim.episodes import EpisodeConfig
 from ros_pi0_fast.sim.tabletop import Tabletop
+from ros_pi0_fast.training import pruner
 from ros_pi0_fast.training.collect import collect_expert
 from ros_pi0_fast.training.config import RoundConfig
 from ros_pi0_fast.training.dagger import SEEDS_A_ROUND
 from ros_pi0_fast.training.data import Frames
 from ros_pi0_fast.training.loop import LoopConfig
-from ros_pi0_fast.training.pruner_objective import PrunerTerms, changed_decoder
+from ros_pi0_fast.training.pruner_objective import (
+    PROGRESS,
+    VISION,
+    PrunerTerms,
+    changed_decoder,
+    pruner_loss,
+)
 from ros_pi0_fast.training.pruner_training import (
     FIRST_ROUND,
     PrunerRun,
@@ -78,6 +86,28 @@ def test_tokens_are_kept_as_the_curriculum_says_and_attention_is_learned(trained
     assert records[-1]['distillation'] < 0.8 * records[0]['distillation']
 
 
+def test_sparsity_may_count_what_the_threshold_counts(trained, run, shards, repository):
+    training, _, _ = trained
+    taught = load_taught(training, shards, repository / 'config/robots/tabletop.yaml')
+    rows = {name: jnp.asarray(array[:2]) for name, array in taught.items()}
+    rows[PROGRESS] = jnp.ones((2,))
+    params = jax.tree.map(jnp.asarray, training.first_params())
+    wanted = {}
+    for counted in (False, True):
+        terms = dataclasses.replace(run.terms, task=0.0, distillation=0.0, counted=counted)
+        loss = pruner_loss(training.model, training.pruner, terms, training._params)
+        (total, metrics), change = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+            params, rows, jax.random.key(0))
+        wanted[counted] = float(metrics['wanted'])
+        off = wanted[counted] - (terms.fewest + terms.most) / 2
+        assert float(total) == pytest.approx(terms.sparsity * off ** 2, rel=1e-4)
+        # To a higher threshold if too many are above it.
+        assert np.sign(float(change['pruner']['threshold_bias'])) == -np.sign(off)
+    tokens = taught[VISION].shape[1] * 2 * taught['tokens'].shape[1]
+    assert wanted[True] * tokens == pytest.approx(round(wanted[True] * tokens), abs=1e-2)
+    assert wanted[True] != pytest.approx(wanted[False], abs=1e-3)
+
+
 def test_a_decoder_that_learned_along_runs_where_tokens_are_pruned_and_only_there(
         trained, random_checkpoint, tabletop_profile):
     _, _, folder = trained
@@ -118,6 +148,12 @@ def test_what_cannot_be_used_is_named(trained, run, random_checkpoint, repositor
         load_frames(run, tmp_path, repository / 'config/robots/tabletop.yaml')
 
 
+def test_a_round_without_states_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        pruner.main(['--config', 'tabletop_dagger', '--earlier', str(tmp_path)])
+    assert f'--earlier: {tmp_path} has no visited.npz' in capsys.readouterr().err
+
+
 def test_it_goes_on_from_a_pruner_with_the_states_that_the_pruned_policy_gets_into(
         trained, run, shards, repository, random_checkpoint, tabletop_profile, tmp_path):
     _, _, start = trained
@@ -138,7 +174,10 @@ def test_it_goes_on_from_a_pruner_with_the_states_that_the_pruned_policy_gets_in
     visited = Frames.load(tmp_path / f'round{FIRST_ROUND}_000.npz')
     first_seed = FIRST_ROUND * SEEDS_A_ROUND
     assert set(visited.seeds) == {first_seed, first_seed + 1}
-    assert 12 < len(everything['tokens']) <= 12 + len(visited)
+    new = len(everything['tokens']) - 12
+    assert 0 < new <= len(visited)
+    with_earlier = load_all(training, shards, profile, 0, earlier=[tmp_path])
+    assert len(with_earlier['tokens']) == 12 + 2 * new
     training.export(training.train(everything), tmp_path / FOLDER)
     training.loop.close()
     record = json.loads((tmp_path / FOLDER / 'pruner.json').read_text('utf-8'))
