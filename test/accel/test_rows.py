@@ -52,7 +52,7 @@ def activations(kind, x):
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
-    (256, 192, 9), (2048, 64, 1), (3072, 128, 3), (8192, 2048, 2)])
+    (256, 192, 9), (2048, 64, 1), (4096, 128, 3)])
 def test_the_kernel_s_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
     rows, x, expected = product_case(kind, inputs, outputs, tokens)
     assert rows.shape == (inputs, outputs) and few_fit(rows)
@@ -63,8 +63,10 @@ def test_the_kernel_s_products_are_those_of_the_wide_matrix(kind, inputs, output
 
 
 def test_large_matrices_are_split():
-    assert {Tile.of(product_case(kind, 8192, 2048, 1)[0], False).splits for kind in KINDS} == {
-        4, 16}
+    for kind, splits in (('bfloat16', 4), ('int8', 4), ('int4', 16)):
+        rows = jax.eval_shape(
+            lambda kind=kind: Rows.of(KINDS[kind](jnp.zeros((8192, 2048)))))
+        assert Tile.of(rows, False).splits == splits
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -148,7 +150,7 @@ def layer(kind):
 
 
 @pytest.mark.parametrize(('kind', 'tokens'), [
-    ('bfloat16', 1), ('bfloat16', 3), ('int8', 4), ('int4', 1)])
+    ('bfloat16', 3), ('int8', 4), ('int4', 1)])
 def test_a_layer_is_the_model_s(kind, tokens):
     reference, few = layer(kind)
     keys = jax.random.split(jax.random.key(3), 3)
@@ -156,18 +158,18 @@ def test_a_layer_is_the_model_s(kind, tokens):
     shape = (1, 2 * SLOTS + 9, 1, CONFIG.head_dim)
     cache = LayerCache(k=jax.random.normal(keys[1], shape).astype(jnp.bfloat16),
                        v=jax.random.normal(keys[2], shape).astype(jnp.bfloat16))
+    block = FewTokensBlock(CONFIG, folded, interpret=not ON_GPU)
+    apply = jax.jit(block.apply)
     for first, slot in ((0, SLOTS - 2), (5, 2 * SLOTS + 9 - tokens)):
         steps = jnp.arange(tokens, dtype=jnp.int32)
         at = jnp.array([slot], jnp.int32)
         where = Tokens(positions=at[:, None] + steps - first, slot=at, visible=Visible(
             start=jnp.array([first], jnp.int32), end=at[:, None] + steps + 1,
             uniform=tokens == 1))
-        block = FewTokensBlock(CONFIG, folded, interpret=not ON_GPU)
         assert block.fits(few, x, where)
         expected, expected_cache = Block(CONFIG, folded).apply(
             {'params': reference}, x, where, cache)
-        found, found_cache = jax.jit(block.apply)(
-            {'params': few}, x, where, cache)
+        found, found_cache = apply({'params': few}, x, where, cache)
         assert found.dtype == expected.dtype and found.shape == expected.shape
         for one, other in ((found - x, expected - x), (found_cache.k, expected_cache.k),
                            (found_cache.v, expected_cache.v)):
