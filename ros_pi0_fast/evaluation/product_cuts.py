@@ -53,13 +53,13 @@ def measure(parts: Sequence[Rows], tokens: int, gated: bool,
             tiles: Sequence[Tile | None]) -> dict[Tile | None, float]:
     """Return the median microseconds of a product's kernel by how it is cut; None: as chosen."""
     x = jax.random.normal(jax.random.key(0), (tokens, parts[0].columns)).astype(jnp.bfloat16)
-    x = x if parts[0].scale is None else Halves.of(x)
+    x = x if parts[0].bits == 16 else Halves.of(x)
     other = jnp.zeros((int(CACHE / 8),), jnp.float32)
     compiled = {}
     for index, tile in enumerate(tiles):
         def run(parts: Sequence[Rows], x: jax.Array | Halves, other: jax.Array,
                 tile: Tile | None = tile) -> tuple[jax.Array, jax.Array]:
-            return few_product(parts, x, gated=gated, tile=tile), other + 1
+            return few_product(parts, x, gate=gated, tile=tile), other + 1
 
         run.__name__ = f'cut_{index}'
         try:

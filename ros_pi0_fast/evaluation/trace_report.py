@@ -41,15 +41,16 @@ def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
                 yield plane.name, line.name, event
 
 
+def _kernel(plane: str, event: Any) -> Kernel | None:
+    """Return the kernel that an event is; None for what is none."""
+    module = dict(event.stats).get('hlo_module') if plane.startswith('/device:') else None
+    return module and Kernel(str(module).removeprefix('jit_'), event.name,
+                             1e-3 * event.start_ns, 1e-3 * event.end_ns)
+
+
 def kernels_of(path: Path) -> list[Kernel]:
     """Return the kernels in a trace."""
-    found = []
-    for plane, _, event in _events(path):
-        module = dict(event.stats).get('hlo_module') if plane.startswith('/device:') else None
-        if module:
-            found.append(Kernel(str(module).removeprefix('jit_'), event.name,
-                                1e-3 * event.start_ns, 1e-3 * event.end_ns))
-    return found
+    return [kernel for plane, _, event in _events(path) if (kernel := _kernel(plane, event))]
 
 
 def trace_report(path: Path) -> str:
@@ -62,13 +63,13 @@ def trace_report(path: Path) -> str:
     """
     counts: Counter[str] = Counter()
     host: dict[str, list[float]] = defaultdict(list)
+    functions: dict[str, list[Kernel]] = defaultdict(list)
     for plane, line, event in _events(path):
         counts.update(word for word in TRACED if word.lower() in event.name.lower())
         if not plane.startswith('/device:') and line.startswith(HOST):
             host[event.name[:60]].append(1e-3 * (event.end_ns - event.start_ns))
-    functions: dict[str, list[Kernel]] = defaultdict(list)
-    for kernel in kernels_of(path):
-        functions[kernel.function].append(kernel)
+        elif kernel := _kernel(plane, event):
+            functions[kernel.function].append(kernel)
     return '\n'.join([', '.join(f'{counts[word]} x {word}' for word in TRACED),
                       *(_of_function(*each) for each in functions.items()),
                       'host:', *_longest(host)])

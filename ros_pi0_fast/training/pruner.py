@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = dataclasses.replace(run, checkpoint=options.checkpoint)
         if options.start is not None:
             run = dataclasses.replace(run, start=options.start)
+        if options.earlier and run.dagger is None:
+            raise ValueError(f'--earlier: {run.name} visits no states, expected a run that does, '
+                             'such as tabletop_dagger')
         work = options.work or Path('runs') / f'pruner_{run.name}'
         shards = options.shards or work / 'shards'
         policy = load_checkpoint(run.checkpoint, RobotProfile.load(options.profile),

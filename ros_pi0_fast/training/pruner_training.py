@@ -308,11 +308,11 @@ def load_all(training: PrunerTraining, shards: Path, profile: Path, workers: int
     Args are theirs, and:
         earlier: Folders of the rounds before, whose states count as well.
     """
-    parts = [load_taught(training, shards, profile, run=run)]
-    if training.run.dagger is not None:
-        parts += [_read(folder / VISITED) for folder in earlier]
-        parts.append(load_visited(training, profile, workers, run=run))
-    return _joined(parts)
+    taught = load_taught(training, shards, profile, run=run)
+    if training.run.dagger is None:
+        return taught
+    return _joined([taught, *(_read(folder / VISITED) for folder in earlier),
+                    load_visited(training, profile, workers, run=run)])
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

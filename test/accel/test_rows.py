@@ -23,7 +23,6 @@ from ros_pi0_fast.model.pi0_fast import Pi0Fast
 CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
-FLOAT32 = 1e-5
 ROUNDED = 4e-3
 """Relative error of what is rounded to bfloat16 once: 2^-8."""
 BFLOAT16 = 2e-2 if ON_GPU else 1e-2
@@ -52,12 +51,17 @@ def activations(kind, x):
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize(('inputs', 'outputs', 'tokens'), [
-    (256, 192, 9), (2048, 64, 1), (4096, 128, 3)])
+    (256, 192, 1), (256, 192, 9), (144, 80, 3), (2048, 64, 1), (4096, 128, 3)])
 def test_the_kernel_s_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
     rows, x, expected = product_case(kind, inputs, outputs, tokens)
     assert rows.shape == (inputs, outputs) and few_fit(rows)
     residual = jax.random.normal(jax.random.key(5), expected.shape).astype(jnp.bfloat16)
-    found = few_product([rows], activations(kind, x), residual=residual, interpret=not ON_GPU)
+    if outputs < len(rows.values):  # A layer has no padding, and nothing else adds.
+        residual *= 0
+        found = few_product([rows], activations(kind, x), interpret=not ON_GPU)[:, :outputs]
+    else:
+        found = few_product([rows], activations(kind, x), residual=residual,
+                            interpret=not ON_GPU)
     assert found.shape == expected.shape and found.dtype == jnp.bfloat16
     assert relative_error(found, expected + np.asarray(residual, np.float32)) < ROUNDED
 
@@ -76,7 +80,7 @@ def test_matrices_side_by_side_and_gated(kind, tokens):
         product_case(kind, 2048, outputs, tokens) for outputs in (128, 64))
     found = few_product([one, other, one], activations(kind, x), interpret=not ON_GPU)
     assert relative_error(found, np.concatenate([first, second, first], axis=1)) < ROUNDED
-    found = few_product([one, one], activations(kind, x), gated=True, interpret=not ON_GPU)
+    found = few_product([one, one], activations(kind, x), gate=True, interpret=not ON_GPU)
     gelu = np.asarray(jax.nn.gelu(jnp.asarray(first)), np.float32)
     assert relative_error(found, gelu * first) < 2 * ROUNDED
 

@@ -25,7 +25,7 @@ def test_what_is_chosen_is_measured_too_and_lowers_for_cuda(kind, name):
     for tokens in (1, 4):
         x = jax.ShapeDtypeStruct((tokens, PRODUCTS[name][0][0]), jnp.bfloat16)
         x = x if kind == 'bfloat16' else jax.eval_shape(Halves.of, x)
-        product = jax.jit(lambda parts, x: few_product(parts, x, gated=gated))
+        product = jax.jit(lambda parts, x: few_product(parts, x, gate=gated))
         lowered = product.trace(parts, x).lower(lowering_platforms=('cuda',))
         outputs = sum(o for _, o in PRODUCTS[name]) // (1 + gated)
         assert lowered.out_info.shape == (tokens, outputs)

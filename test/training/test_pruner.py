@@ -152,6 +152,10 @@ def test_a_round_without_states_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         pruner.main(['--config', 'tabletop_dagger', '--earlier', str(tmp_path)])
     assert f'--earlier: {tmp_path} has no visited.npz' in capsys.readouterr().err
+    (tmp_path / 'visited.npz').touch()
+    with pytest.raises(SystemExit):
+        pruner.main(['--config', 'smoke', '--earlier', str(tmp_path)])
+    assert '--earlier: smoke visits no states' in capsys.readouterr().err
 
 
 def test_it_goes_on_from_a_pruner_with_the_states_that_the_pruned_policy_gets_into(

@@ -24,7 +24,7 @@ _HIDDEN = {('MlpBlock_0', 'Dense_0', 'kernel'): 1, ('MlpBlock_0', 'Dense_0', 'bi
 @product.register
 def _(w: Rows, x: jax.Array) -> jax.Array:
     if x.shape[0] <= TOKENS and few_fit(w):
-        return few_product((w,), x if w.scale is None else Halves.of(x))[:, :w.outputs]
+        return few_product((w,), x if w.bits == 16 else Halves.of(x))[:, :w.outputs]
     return _many_product(w, x)
 
 

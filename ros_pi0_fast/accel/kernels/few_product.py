@@ -24,19 +24,25 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ros_pi0_fast.accel.kernels.matvec import of_program, one_fits, one_product
+from ros_pi0_fast.accel.kernels.matvec import one_fits, one_product
 from ros_pi0_fast.accel.kernels.rows import Rows
+from ros_pi0_fast.accel.kernels.side_by_side import (
+    first_programs,
+    gated,
+    of_program,
+    outputs_spec,
+)
 
 TOKENS = 16
 """Tokens of a tile: what the tensor cores take, for the time that one takes."""
 LARGEST = 127 * 256
 """What the largest activation of a group becomes."""
 TINY = 1e-30
-SHARE = {'bfloat16': 2048, 'int8': 2048, 'int4': 512}
-"""Inputs of a program, at most: more are split, but where the product is gated."""
+SHARE = {16: 2048, 8: 2048, 4: 512}
+"""By bits, inputs of a program, at most: more are split, but where the product is gated."""
 MOST_SPLITS = 16
-STAGES = {'bfloat16': 4, 'int8': 3, 'int4': 2}
-"""What is not read ahead leaves room for more programs, which four bits have work for."""
+STAGES = {16: 4, 8: 3, 4: 2}
+"""By bits. What is not read ahead leaves room for more programs, which four bits have work for."""
 PROGRAMS = 256
 """Programs of 64 outputs that are enough: two for each multiprocessor of a large GPU."""
 
@@ -80,19 +86,18 @@ class Tile:
     """Steps that are read ahead, and the one that is multiplied."""
 
     @classmethod
-    def of(cls, w: Rows, gated: bool) -> Tile:
+    def of(cls, w: Rows, gate: bool) -> Tile:
         """Choose one, from what evaluation.product_cuts measured."""
-        kind = 'bfloat16' if w.scale is None else 'int8' if w.groups is None else 'int4'
-        if gated:
-            return cls(outputs=16 if kind == 'bfloat16' else 32, stages=STAGES[kind],
-                       inputs=_step(w.columns, 512 if kind == 'int4' else 256))
+        if gate:
+            return cls(outputs=16 if w.bits == 16 else 32, stages=STAGES[w.bits],
+                       inputs=_step(w.columns, 512 if w.bits == 4 else 256))
         splits = 1
-        while (splits < MOST_SPLITS and w.columns // splits > SHARE[kind]
+        while (splits < MOST_SPLITS and w.columns // splits > SHARE[w.bits]
                and w.columns // splits % 512 == 0):
             splits *= 2
         wide = w.values.shape[0] // 64 * splits >= PROGRAMS
-        return cls(outputs=64 if wide else 16, splits=splits, stages=STAGES[kind],
-                   inputs=_step(w.columns // splits, 128 if wide and kind == 'bfloat16' else 256))
+        return cls(outputs=64 if wide else 16, splits=splits, stages=STAGES[w.bits],
+                   inputs=_step(w.columns // splits, 128 if wide and w.bits == 16 else 256))
 
 
 def _step(inputs: int, wanted: int) -> int:
@@ -107,10 +112,10 @@ def load(ref: object, mask: jax.Array) -> jax.Array:
 
 def few_fit(w: Rows) -> bool:
     """Tell whether few_product is for a matrix."""
-    return w.values.shape[0] % 64 == 0 and (w.groups is None or w.block == 2 * w.group_size)
+    return w.values.shape[0] % 64 == 0 and (w.bits != 4 or w.block == 2 * w.group_size)
 
 
-def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gated: bool = False,
+def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = False,
                 residual: jax.Array | None = None, tile: Tile | None = None,
                 interpret: bool = False) -> jax.Array:
     """Return x times matrices, side by side: bfloat16 [t, sum of out].
@@ -118,20 +123,20 @@ def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gated: bool = F
     Args:
         parts: Matrices [in, out], of the same kind and inputs: see few_fit.
         x: bfloat16 [t, in], t ≤ TOKENS, for wide matrices; Halves for those of integers.
-        gated: There are two: return gelu(x · first) · (x · second), [t, out].
-        residual: bfloat16 [t, out]: is added to the product, which is rounded first.
+        gate: There are two: return gelu(x · first) · (x · second), [t, out].
+        residual: bfloat16 [t, out], without padding: is added to the product, which is rounded
+            first.
         tile: How to cut it up; None: chosen.
         interpret: Run the kernel's operations one by one on any device, to test it.
     """
     x = _columns(x, parts[0].columns)
     count = jax.tree.leaves(x)[0].shape[0]
     if tile is None and count == 1 and all(map(one_fits, parts)):
-        return one_product(parts, x, gated=gated, residual=residual, interpret=interpret)
-    tile = tile or Tile.of(parts[0], gated)
-    offsets = [0]
-    for w in parts:
-        offsets.append(offsets[-1] + w.values.shape[0] // tile.outputs)
-    programs = offsets[1] if gated else offsets[-1]
+        return one_product(parts, x, gate=gate, residual=residual, interpret=interpret)
+    tile = tile or Tile.of(parts[0], gate)
+    firsts = first_programs(parts, tile.outputs)
+    programs = firsts[1] if gate else firsts[-1]
+    arrays = [(w.values, w.scale, w.groups) for w in parts]
     shape = (count, programs * tile.outputs)
     block = pl.BlockSpec((TOKENS, tile.outputs), lambda i, j: (0, i))
     out_shape, out_spec = jax.ShapeDtypeStruct(shape, jnp.bfloat16), block
@@ -140,19 +145,19 @@ def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gated: bool = F
         out_spec = pl.BlockSpec((None, TOKENS, tile.outputs), lambda i, j: (j, 0, i))
     added = residual if tile.splits == 1 else None
     out = pl.pallas_call(
-        functools.partial(_kernel, offsets=None if gated else tuple(offsets), tile=tile,
-                          count=count, interpret=interpret),
+        functools.partial(_kernel, firsts=None if gate else firsts, tile=tile, count=count,
+                          interpret=interpret),
         grid=(programs, tile.splits),
         in_specs=[jax.tree.map(lambda leaf: pl.BlockSpec((TOKENS, leaf.shape[1]),
                                                          lambda i, j: (0, 0)), x),
-                  [_specs(w, tile, 0 if gated else offset)
-                   for w, offset in zip(parts, offsets, strict=False)],
+                  [jax.tree.map(lambda x, first=first: outputs_spec(
+                      x, tile.outputs, 0 if gate else first), own)
+                   for own, first in zip(arrays, firsts, strict=False)],
                   None if added is None else block],
         out_specs=out_spec, out_shape=out_shape,
         compiler_params=plgpu.CompilerParams(num_warps=tile.outputs // 16,
                                              num_stages=tile.stages),
-        name='gated_product' if gated else 'few_product', interpret=interpret)(
-            x, [(w.values, w.scale, w.groups) for w in parts], added)
+        name='gated_product' if gate else 'few_product', interpret=interpret)(x, arrays, added)
     if tile.splits > 1:
         out = jnp.sum(out, axis=0).astype(jnp.bfloat16)
         out = out if residual is None else residual + out
@@ -166,19 +171,7 @@ def _columns(x: jax.Array | Halves, columns: int) -> jax.Array | Halves:
     return x if x.shape[1] == columns else jnp.pad(x, ((0, 0), (0, columns - x.shape[1])))
 
 
-def _specs(w: Rows, tile: Tile, offset: int) -> tuple:
-    """Return how programs from `offset` on see the arrays of a matrix."""
-    last = w.values.shape[0] // tile.outputs - 1
-
-    def spec(x: jax.Array | None) -> pl.BlockSpec | None:
-        return None if x is None else pl.BlockSpec(
-            (tile.outputs, *x.shape[1:]),
-            lambda i, j: (jnp.clip(i - offset, 0, last), *(0,) * (x.ndim - 1)))
-
-    return spec(w.values), spec(w.scale), spec(w.groups)
-
-
-def _kernel(x_refs, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...] | None,
+def _kernel(x_refs, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...] | None,
             tile: Tile, count: int, interpret: bool) -> None:
     """Some outputs. x [TOKENS, in], or Halves of it; parts: values [outputs, …], scale [outputs],
     groups [outputs, n]; residual, out [TOKENS, outputs]."""
@@ -198,11 +191,10 @@ def _kernel(x_refs, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...
         found = jax.lax.fori_loop(0, columns // tile.inputs, body, zeros)
         return [product.scaled(own, part) for own, part in zip(found, parts, strict=True)]
 
-    if offsets is None:
-        gate, up = sums(part_refs)
-        result = jax.nn.gelu(gate.astype(jnp.bfloat16).astype(jnp.float32)) * up
+    if firsts is None:
+        result = gated(*sums(part_refs))
     else:
-        result = of_program(pl.program_id(0), part_refs, offsets, lambda part: sums([part])[0])
+        result = of_program(pl.program_id(0), part_refs, firsts, lambda part: sums([part])[0])
     result = result.T.astype(out_ref.dtype)
     if residual_ref is not None:
         result = load(residual_ref.at[:, :], mask) + result
@@ -242,12 +234,17 @@ class _WideProduct:
 
 
 class _EightBits(_WideProduct):
-    """Of matrices of 8 bits; sums stay integers where all inputs of a token share a scale."""
+    """Of matrices of 8 bits."""
 
     @property
     def groups(self) -> int:
         """Of a token's inputs."""
         return self.x.scale.shape[1]
+
+    @property
+    def exact(self) -> bool:
+        """Sums stay integers: all that is added up shares a scale."""
+        return self.groups == 1
 
     def unit(self, at: jax.Array) -> jax.Array:
         """Return the scales [1, TOKENS] of the group of an input."""
@@ -256,8 +253,8 @@ class _EightBits(_WideProduct):
         return load(self.x.scale.at[:, group], there)[None, :]
 
     def zero(self, shape: tuple[int, int]) -> Any:
-        """Return what is added to first: of high and low halves."""
-        return (jnp.zeros(shape, jnp.int32),) * 2 if self.groups == 1 else super().zero(shape)
+        """Return what is added to first: of high and low halves where sums stay integers."""
+        return (jnp.zeros(shape, jnp.int32),) * 2 if self.exact else super().zero(shape)
 
     def products(self, w: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return those of integers [outputs, n] with high and low halves."""
@@ -268,23 +265,21 @@ class _EightBits(_WideProduct):
     def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
         """Add the products of a step, which is of one group."""
         found = self.products(part[0][:, pl.ds(at, self.inputs)], at)
-        if self.groups == 1:
+        if self.exact:
             return tuple(own + more for own, more in zip(sums, found, strict=True))
         return sums + _joined(found) * self.unit(at)
 
     def scaled(self, sums: Any, part: tuple) -> jax.Array:
         """Return products float32 [outputs, TOKENS]."""
         if self.groups == 1:
-            sums = (_joined(sums) if isinstance(sums, tuple) else sums) * self.unit(0)
+            sums = (_joined(sums) if self.exact else sums) * self.unit(0)
         return sums * part[1][...][:, None]
 
 
 class _FourBits(_EightBits):
     """Of matrices of 4 bits, whose groups have scales of their own."""
 
-    def zero(self, shape: tuple[int, int]) -> Any:
-        """Return what is added to first."""
-        return jnp.zeros(shape, jnp.float32)
+    exact = False
 
     def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
         """Add the products of a step: of blocks of two groups."""

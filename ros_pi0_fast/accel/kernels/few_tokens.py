@@ -38,7 +38,7 @@ from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, NORM_EPSILON, Attention, Bl
 from ros_pi0_fast.model.layers import Params
 
 HEAD = 256
-"""Size of a head: all of Gemma's; inputs of a step of the product after attention, too."""
+"""Size of a head that activations are halved by: all of Gemma's, and a step of the product."""
 SLOTS = 64
 """Slots of the cache that a program attends to."""
 HIDDEN = -1e30
@@ -59,7 +59,7 @@ class FewTokensBlock:
         weights = variables['params']
         if not self.fits(weights, x, tokens):
             return Block(self.config, self.attend).apply(variables, x, tokens, cache)
-        halved = weights['mlp']['linear'].parts[0].scale is not None
+        halved = weights['mlp']['linear'].parts[0].bits < 16
         with jax.named_scope('attention'):
             attn, gain = weights['attn'], weights['pre_attention_norm']['scale']
             if type(cache) is LayerCache:
@@ -74,7 +74,7 @@ class FewTokensBlock:
         with jax.named_scope('feed_forward'):
             mlp = weights['mlp']
             normed = norm(y, weights['pre_ffw_norm']['scale'], halved, self.interpret)
-            hidden = few_product(mlp['gating_einsum'].parts, normed, gated=True,
+            hidden = few_product(mlp['gating_einsum'].parts, normed, gate=True,
                                  interpret=self.interpret)
             return few_product(
                 mlp['linear'].parts, halves(hidden, self.interpret) if halved else hidden,
@@ -85,15 +85,19 @@ class FewTokensBlock:
         c = self.config
         few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= TOKENS
                and x.dtype == jnp.bfloat16)
-        sizes = c.num_kv_heads == 1 and c.head_dim == HEAD and not (
-            c.width & (c.width - 1) or c.mlp_dim & (c.mlp_dim - 1))
+        sizes = (c.num_kv_heads == 1 and c.head_dim in (64, 128, 256)
+                 and not c.width & (c.width - 1))
         stored = [leaf for leaf in jax.tree.leaves(weights, is_leaf=_is_matrices)
                   if _is_matrices(leaf)]
         parts = [part for leaf in stored for part in leaf.parts]
-        return few and sizes and len(stored) == 5 and all(
-            isinstance(part, Rows) and few_fit(part) and part.outputs == len(part.values)
-            and part.inputs == part.columns for part in parts) and len(
-                {(part.scale is None, part.groups is None) for part in parts}) == 1
+        if not (few and sizes and len(stored) == 5 and all(
+                isinstance(part, Rows) and few_fit(part) and part.outputs == len(part.values)
+                and part.inputs == part.columns for part in parts)):
+            return False
+        # Activations are halved by heads and whole tokens.
+        halved = c.head_dim == HEAD and not c.mlp_dim & (c.mlp_dim - 1)
+        bits = {part.bits for part in parts}
+        return bits == {16} or (len(bits) == 1 and halved)
 
     def _attend(self, attn: Params, normed: jax.Array | Halves, tokens: Tokens, cache: LayerCache,
                 halved: bool) -> tuple[jax.Array | Halves, LayerCache]:

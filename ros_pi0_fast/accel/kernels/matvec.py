@@ -16,6 +16,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ros_pi0_fast.accel.kernels.rows import Rows
+from ros_pi0_fast.accel.kernels.side_by_side import (
+    first_programs,
+    gated,
+    of_program,
+    outputs_spec,
+)
 
 SUMS = 64
 """Sums that a thread has registers for: each is of one input in a step."""
@@ -32,38 +38,31 @@ def one_fits(w: Rows) -> bool:
             and w.columns % 2048 == 0)
 
 
-def one_product(parts: Sequence[Rows], x: jax.Array, *, gated: bool,
+def one_product(parts: Sequence[Rows], x: jax.Array, *, gate: bool,
                 residual: jax.Array | None, interpret: bool) -> jax.Array:
     """Return x [1, in] times wide matrices: see few_product."""
-    total = sum(w.outputs for w in parts) // (2 if gated else 1)
+    total = sum(w.outputs for w in parts) // (2 if gate else 1)
     rows = next((rows for rows in ROWS if total // rows >= PROGRAMS), ROWS[-1])
-    step = min(SUMS * THREADS // (2 * rows if gated else rows), parts[0].columns // 2)
+    step = min(SUMS * THREADS // (2 * rows if gate else rows), parts[0].columns // 2)
     step = math.gcd(step, parts[0].columns)
-    offsets = [0]
-    for w in parts:
-        offsets.append(offsets[-1] + w.outputs // rows)
-    programs = offsets[1] if gated else offsets[-1]
-
-    def spec(w: Rows, offset: int) -> pl.BlockSpec:
-        last = w.outputs // rows - 1
-        return pl.BlockSpec((rows, w.columns), lambda i: (jnp.clip(i - offset, 0, last), 0))
-
+    firsts = first_programs(parts, rows)
+    programs = firsts[1] if gate else firsts[-1]
     out = pl.BlockSpec((None, rows), lambda i: (0, i))
     return pl.pallas_call(
-        functools.partial(_kernel, offsets=None if gated else tuple(offsets), step=step,
+        functools.partial(_kernel, firsts=None if gate else firsts, step=step,
                           add=functools.partial(multiply_add, interpret)),
         grid=(programs,),
         in_specs=[pl.BlockSpec((None, x.shape[1]), lambda i: (0, 0)),
-                  [spec(w, 0 if gated else offset)
-                   for w, offset in zip(parts, offsets, strict=False)],
+                  [outputs_spec(w.values, rows, 0 if gate else first)
+                   for w, first in zip(parts, firsts, strict=False)],
                   None if residual is None else out],
         out_specs=out, out_shape=jax.ShapeDtypeStruct((1, programs * rows), x.dtype),
         compiler_params=plgpu.CompilerParams(num_warps=THREADS // 32, num_stages=2),
-        name='gated_product' if gated else 'one_product', interpret=interpret)(
+        name='gated_product' if gate else 'one_product', interpret=interpret)(
             x, [w.values for w in parts], residual)
 
 
-def _kernel(x_ref, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...] | None,
+def _kernel(x_ref, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...] | None,
             step: int, add: Callable) -> None:
     """Some outputs. x [in]; parts [rows, in]; residual, out [rows]."""
     def products(*parts: object) -> list[jax.Array]:
@@ -77,23 +76,12 @@ def _kernel(x_ref, part_refs, residual_ref, out_ref, *, offsets: tuple[int, ...]
         sums = jax.lax.fori_loop(0, x_ref.shape[0] // step, body, [zero] * len(parts))
         return [jnp.sum(own, axis=1) for own in sums]
 
-    if offsets is None:
-        gate, up = products(*part_refs)
-        result = jax.nn.gelu(gate.astype(jnp.bfloat16).astype(jnp.float32)) * up
+    if firsts is None:
+        result = gated(*products(*part_refs))
     else:
-        result = of_program(pl.program_id(0), part_refs, offsets, lambda part: products(part)[0])
+        result = of_program(pl.program_id(0), part_refs, firsts, lambda part: products(part)[0])
     result = result.astype(out_ref.dtype)
     out_ref[...] = result if residual_ref is None else residual_ref[...] + result
-
-
-def of_program(program: jax.Array, parts: Sequence, offsets: tuple[int, ...],
-               product: Callable) -> jax.Array:
-    """Return the product of the one matrix that a program is for."""
-    first, *rest = parts
-    if not rest:
-        return product(first)
-    return jax.lax.cond(program < offsets[1], lambda: product(first),
-                        lambda: of_program(program, rest, offsets[1:], product))
 
 
 def multiply_add(interpret: bool, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:

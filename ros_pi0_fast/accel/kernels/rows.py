@@ -58,6 +58,13 @@ class Rows:
         return self.inputs, self.outputs
 
     @property
+    def bits(self) -> int:
+        """Of a number: 16 of a wide one, 8 or 4."""
+        if self.scale is None:
+            return 16
+        return 8 if self.groups is None else 4
+
+    @property
     def columns(self) -> int:
         """Inputs, those of padding included."""
         return self.values.shape[1] * (1 if self.groups is None else 2)
