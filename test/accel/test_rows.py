@@ -7,9 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ros_pi0_fast.accel.kernels import chain
 from ros_pi0_fast.accel.kernels.by_rows import to_rows
-from ros_pi0_fast.accel.kernels.few_product import Halves, Tile, few_fit, few_product
-from ros_pi0_fast.accel.kernels.few_tokens import SLOTS, FewTokensBlock, attend_cache, halves
+from ros_pi0_fast.accel.kernels.few_product import GROUP, Halves, Tile, few_fit, few_product
+from ros_pi0_fast.accel.kernels.few_tokens import (
+    SLOTS,
+    FewTokensBlock,
+    add_and_norm,
+    attend_cache,
+    halves,
+    norm,
+)
 from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
 from ros_pi0_fast.accel.quantization import Scheme, quantize_params
@@ -85,6 +93,37 @@ def test_matrices_side_by_side_and_gated(kind, tokens):
     assert relative_error(found, gelu * first) < 2 * ROUNDED
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_what_is_split_may_be_added_up_by_the_norm_that_follows(kind):
+    rows, x, expected = product_case(kind, 2048, 256, 3)
+    tile = replace(Tile.of(rows, False), splits=2, inputs=256)
+    parts = few_product([rows], activations(kind, x), tile=tile, whole=False,
+                        interpret=not ON_GPU)
+    assert parts.shape == (2, 3, 256) and parts.dtype == jnp.float32
+    assert relative_error(parts.sum(axis=0), expected) < ROUNDED
+    residual, gain = (jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16)
+                      for i, shape in ((5, (3, 256)), (6, (256,))))
+    y, normed = add_and_norm(parts, residual, gain, False, not ON_GPU)
+    assert relative_error(y, expected + np.asarray(residual, np.float32)) < ROUNDED
+    again, alike = add_and_norm(y - residual, residual, gain, True, not ON_GPU)
+    for found in (normed, 256. * alike.high * alike.scale + alike.low * alike.scale):
+        assert relative_error(found, np.asarray(
+            norm(again, gain, interpret=not ON_GPU), np.float32)) < 2 * ROUNDED
+
+
+def test_a_kernel_lets_the_next_one_be_started_where_it_is_told_to_and_the_device_can(monkeypatch):
+    rows, x, _ = product_case('bfloat16', 256, 192, 3)
+
+    def lowered(leads):
+        function = jax.jit(lambda rows, x: few_product([rows], x, leads=leads))
+        return function.trace(rows, x).lower(lowering_platforms=('cuda',)).as_text()
+
+    for can in (True, False):
+        monkeypatch.setattr(chain, 'starts_early', lambda can=can: can)
+        assert ('griddepcontrol.launch_dependents' in lowered(True)) == can
+        assert 'griddepcontrol' not in lowered(False)
+
+
 def test_halves_are_as_near_as_sixteen_bits_allow():
     x = jax.random.normal(jax.random.key(0), (3, 1024)).astype(jnp.bfloat16)
     x = x.at[0, 5].set(40.0).at[2].set(0)
@@ -94,6 +133,19 @@ def test_halves_are_as_near_as_sixteen_bits_allow():
         assert np.all(error <= 0.51 * np.asarray(found.scale)) and not error[2].any()
         assert np.abs(number[0]).max() == 127 * 256
     assert np.abs(np.asarray(found.scale)[0] * 127 * 256 - 40).max() < 1e-4
+
+
+def test_halves_of_long_rows_have_a_scale_for_each_group():
+    x = jax.random.normal(jax.random.key(0), (2, 2 * GROUP)).astype(jnp.bfloat16)
+    x = x.at[1, GROUP:].multiply(8)
+    rows = Rows.of(KINDS['int8'](jax.random.normal(jax.random.key(1), (2 * GROUP, 64))))
+    found = halves(x, not ON_GPU)
+    assert found.scale.shape == (2, 2) and found.scale[1, 1] > 4 * found.scale[1, 0]
+    expected = np.asarray(few_product([rows], Halves.of(x), interpret=not ON_GPU), np.float32)
+    for splits in (1, 2):
+        tile = replace(Tile.of(rows, False), splits=splits, inputs=256)
+        assert relative_error(few_product([rows], found, tile=tile, interpret=not ON_GPU),
+                              expected) < ROUNDED
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -14,6 +14,7 @@ One token of bfloat16 is left to accel.kernels.matvec, which is still faster at 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from ros_pi0_fast.accel.kernels.chain import call, lead
 from ros_pi0_fast.accel.kernels.matvec import one_fits, one_product
 from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.kernels.side_by_side import (
@@ -38,13 +40,19 @@ TOKENS = 16
 LARGEST = 127 * 256
 """What the largest activation of a group becomes."""
 TINY = 1e-30
+GROUP = 2048
+"""Inputs that share a scale of activations, where a product has more."""
 SHARE = {16: 2048, 8: 2048, 4: 512}
 """By bits, inputs of a program, at most: more are split, but where the product is gated."""
 MOST_SPLITS = 16
+SUMMED = 256
+"""Outputs of a program that adds up what was split."""
 STAGES = {16: 4, 8: 3, 4: 2}
 """By bits. What is not read ahead leaves room for more programs, which four bits have work for."""
 PROGRAMS = 256
 """Programs of 64 outputs that are enough: two for each multiprocessor of a large GPU."""
+SMALL_PROGRAMS = 512
+"""Programs of 16 outputs that are."""
 
 
 @flax.struct.dataclass
@@ -86,8 +94,8 @@ class Tile:
     """Steps that are read ahead, and the one that is multiplied."""
 
     @classmethod
-    def of(cls, w: Rows, gate: bool) -> Tile:
-        """Choose one, from what evaluation.product_cuts measured."""
+    def of(cls, w: Rows, gate: bool, whole: bool = True) -> Tile:
+        """Choose one, from what evaluation.product_cuts measured: see few_product."""
         if gate:
             return cls(outputs=16 if w.bits == 16 else 32, stages=STAGES[w.bits],
                        inputs=_step(w.columns, 512 if w.bits == 4 else 256))
@@ -95,9 +103,16 @@ class Tile:
         while (splits < MOST_SPLITS and w.columns // splits > SHARE[w.bits]
                and w.columns // splits % 512 == 0):
             splits *= 2
-        wide = w.values.shape[0] // 64 * splits >= PROGRAMS
-        return cls(outputs=64 if wide else 16, splits=splits, stages=STAGES[w.bits],
-                   inputs=_step(w.columns // splits, 128 if wide and w.bits == 16 else 256))
+        if w.values.shape[0] // 64 * splits >= PROGRAMS:
+            return cls(outputs=64, splits=splits, stages=STAGES[w.bits],
+                       inputs=_step(w.columns // splits, 128 if w.bits == 16 else 256))
+        # A small matrix is not read faster than its inputs are gone through one after the other,
+        # but to add up by a kernel of its own takes as long.
+        while (not whole and w.values.shape[0] // 16 * splits < SMALL_PROGRAMS
+               and w.columns // splits % 1024 == 0):
+            splits *= 2
+        return cls(outputs=16, splits=splits, stages=STAGES[w.bits],
+                   inputs=_step(w.columns // splits, 256))
 
 
 def _step(inputs: int, wanted: int) -> int:
@@ -117,7 +132,7 @@ def few_fit(w: Rows) -> bool:
 
 def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = False,
                 residual: jax.Array | None = None, tile: Tile | None = None,
-                interpret: bool = False) -> jax.Array:
+                whole: bool = True, leads: bool = False, interpret: bool = False) -> jax.Array:
     """Return x times matrices, side by side: bfloat16 [t, sum of out].
 
     Args:
@@ -127,13 +142,17 @@ def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = Fa
         residual: bfloat16 [t, out], without padding: is added to the product, which is rounded
             first.
         tile: How to cut it up; None: chosen.
+        whole: False: what is split is not added up, float32 [splits, t, sum of out]; for one token
+            and wide matrices nothing is. There is no residual then.
+        leads: What follows is another kernel that waits for this one: see chain.
         interpret: Run the kernel's operations one by one on any device, to test it.
     """
     x = _columns(x, parts[0].columns)
     count = jax.tree.leaves(x)[0].shape[0]
     if tile is None and count == 1 and all(map(one_fits, parts)):
-        return one_product(parts, x, gate=gate, residual=residual, interpret=interpret)
-    tile = tile or Tile.of(parts[0], gate)
+        return one_product(parts, x, gate=gate, residual=residual, leads=leads,
+                           interpret=interpret)
+    tile = tile or Tile.of(parts[0], gate, whole)
     firsts = first_programs(parts, tile.outputs)
     programs = firsts[1] if gate else firsts[-1]
     arrays = [(w.values, w.scale, w.groups) for w in parts]
@@ -146,7 +165,7 @@ def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = Fa
     added = residual if tile.splits == 1 else None
     out = pl.pallas_call(
         functools.partial(_kernel, firsts=None if gate else firsts, tile=tile, count=count,
-                          interpret=interpret),
+                          leads=leads or (whole and tile.splits > 1), interpret=interpret),
         grid=(programs, tile.splits),
         in_specs=[jax.tree.map(lambda leaf: pl.BlockSpec((TOKENS, leaf.shape[1]),
                                                          lambda i, j: (0, 0)), x),
@@ -158,10 +177,28 @@ def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = Fa
         compiler_params=plgpu.CompilerParams(num_warps=tile.outputs // 16,
                                              num_stages=tile.stages),
         name='gated_product' if gate else 'few_product', interpret=interpret)(x, arrays, added)
-    if tile.splits > 1:
-        out = jnp.sum(out, axis=0).astype(jnp.bfloat16)
-        out = out if residual is None else residual + out
-    return out
+    return out if tile.splits == 1 or not whole else _summed(out, residual, interpret)
+
+
+def _summed(parts: jax.Array, residual: jax.Array | None, interpret: bool) -> jax.Array:
+    """Return the sum of float32 [splits, t, out], rounded, and a residual: bfloat16 [t, out]."""
+    count, outputs = parts.shape[1:]
+    step = math.gcd(SUMMED, outputs)
+    row = pl.BlockSpec((None, step), lambda i: (i % count, i // count))
+    return call(_sum_kernel, programs=count * (outputs // step), leads=False,
+                in_specs=[pl.BlockSpec((parts.shape[0], None, step),
+                                       lambda i: (0, i % count, i // count)),
+                          *(() if residual is None else (row,))],
+                out_specs=[row], out_shape=[jax.ShapeDtypeStruct((count, outputs), jnp.bfloat16)],
+                warps=4, name='sum_of_parts', interpret=interpret)(
+                    parts, *(() if residual is None else (residual,)))[0]
+
+
+def _sum_kernel(_, parts_ref, *refs) -> None:
+    """Some outputs of a token. parts [splits, n]; residual, if any, out [n]."""
+    found = jnp.sum(parts_ref[...], axis=0).astype(jnp.bfloat16)
+    *residual, out_ref = refs
+    out_ref[...] = residual[0][...] + found if residual else found
 
 
 def _columns(x: jax.Array | Halves, columns: int) -> jax.Array | Halves:
@@ -172,19 +209,20 @@ def _columns(x: jax.Array | Halves, columns: int) -> jax.Array | Halves:
 
 
 def _kernel(x_refs, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...] | None,
-            tile: Tile, count: int, interpret: bool) -> None:
+            tile: Tile, count: int, leads: bool, interpret: bool) -> None:
     """Some outputs. x [TOKENS, in], or Halves of it; parts: values [outputs, …], scale [outputs],
     groups [outputs, n]; residual, out [TOKENS, outputs]."""
-    mask = jax.lax.broadcasted_iota(jnp.int32, (TOKENS, 1), 0) < count
+    mask = jax.lax.broadcasted_iota(jnp.int32, (TOKENS, 1), 0) < (
+        lead(count, interpret) if leads else count)
     make = _WideProduct if not isinstance(x_refs, Halves) else (
         _EightBits if part_refs[0][2] is None else _FourBits)
-    product = make(x_refs, mask, tile.inputs, interpret)
     columns = jax.tree.leaves(x_refs)[0].shape[1] // tile.splits
-    begin = pl.program_id(1) * columns
+    first = pl.program_id(1) * columns
+    product = make(x_refs, mask, tile.inputs, first, columns, interpret)
 
     def sums(parts: Sequence) -> list[jax.Array]:
         def body(step: jax.Array, sums: list) -> list:
-            at = begin + step * tile.inputs
+            at = first + step * tile.inputs
             return [product.add(own, part, at) for own, part in zip(sums, parts, strict=True)]
 
         zeros = [product.zero((tile.outputs, TOKENS)) for _ in parts]
@@ -211,6 +249,10 @@ class _WideProduct:
     """bool [TOKENS, 1]: there is such a token."""
     inputs: int
     """Of a step."""
+    first: jax.Array
+    """The first input of the program."""
+    columns: int
+    """Inputs of the program."""
     interpret: bool
 
     def tokens(self, ref: Any, at: jax.Array, size: int) -> jax.Array:
@@ -237,20 +279,24 @@ class _EightBits(_WideProduct):
     """Of matrices of 8 bits."""
 
     @property
-    def groups(self) -> int:
-        """Of a token's inputs."""
-        return self.x.scale.shape[1]
+    def group(self) -> int:
+        """Inputs of a token that share a scale."""
+        return self.x.high.shape[1] // self.x.scale.shape[1]
+
+    @property
+    def uniform(self) -> bool:
+        """All that the program adds up shares a scale."""
+        return self.group % self.columns == 0
 
     @property
     def exact(self) -> bool:
-        """Sums stay integers: all that is added up shares a scale."""
-        return self.groups == 1
+        """Sums stay integers."""
+        return self.uniform
 
     def unit(self, at: jax.Array) -> jax.Array:
         """Return the scales [1, TOKENS] of the group of an input."""
         there = jnp.sum(self.mask.astype(jnp.int32), axis=1) > 0
-        group = jnp.asarray(at // (self.x.high.shape[1] // self.groups), jnp.int32)
-        return load(self.x.scale.at[:, group], there)[None, :]
+        return load(self.x.scale.at[:, jnp.asarray(at // self.group, jnp.int32)], there)[None, :]
 
     def zero(self, shape: tuple[int, int]) -> Any:
         """Return what is added to first: of high and low halves where sums stay integers."""
@@ -271,8 +317,8 @@ class _EightBits(_WideProduct):
 
     def scaled(self, sums: Any, part: tuple) -> jax.Array:
         """Return products float32 [outputs, TOKENS]."""
-        if self.groups == 1:
-            sums = (_joined(sums) if self.exact else sums) * self.unit(0)
+        if self.uniform:
+            sums = (_joined(sums) if self.exact else sums) * self.unit(self.first)
         return sums * part[1][...][:, None]
 
 
@@ -286,11 +332,12 @@ class _FourBits(_EightBits):
         values, _, groups = part
         size = values.shape[1] * 2 // groups.shape[1]
         for first in range(0, self.inputs, 2 * size):
-            packed = values[:, pl.ds((at + first) // 2, size)]
-            for shift, begin in ((4, at + first), (0, at + first + size)):
-                found = _joined(self.products(sixteenfold(packed, shift, self.interpret), begin))
-                found *= groups[:, begin // size].astype(jnp.float32)[:, None]
-                sums += found if self.groups == 1 else found * self.unit(begin)
+            # Not `//`, which a compiler cannot see to be a multiple of anything.
+            packed = values[:, pl.ds(jax.lax.div(at + first, 2), size)]
+            for shift, start in ((4, at + first), (0, at + first + size)):
+                found = _joined(self.products(sixteenfold(packed, shift, self.interpret), start))
+                found *= groups[:, start // size].astype(jnp.float32)[:, None]
+                sums += found if self.uniform else found * self.unit(start)
         return sums
 
     def scaled(self, sums: Any, part: tuple) -> jax.Array:

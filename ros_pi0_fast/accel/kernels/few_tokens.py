@@ -21,7 +21,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 import ros_pi0_fast.accel.kernels.by_rows  # noqa: F401  (registers products)
+from ros_pi0_fast.accel.kernels.chain import call
 from ros_pi0_fast.accel.kernels.few_product import (
+    GROUP,
     TOKENS,
     Halves,
     few_fit,
@@ -59,22 +61,23 @@ class FewTokensBlock:
         weights = variables['params']
         if not self.fits(weights, x, tokens):
             return Block(self.config, self.attend).apply(variables, x, tokens, cache)
-        halved = weights['mlp']['linear'].parts[0].bits < 16
+        attn, mlp = weights['attn'], weights['mlp']
+        halved = mlp['linear'].parts[0].bits < 16
         with jax.named_scope('attention'):
-            attn, gain = weights['attn'], weights['pre_attention_norm']['scale']
+            gain = weights['pre_attention_norm']['scale']
             if type(cache) is LayerCache:
                 mixed, cache = self._attend(attn, norm(x[0], gain, halved, self.interpret),
                                             tokens, cache, halved)
-                y = few_product(attn['attn_vec_einsum']['w'].parts, mixed, residual=x[0],
-                                interpret=self.interpret)
+                y = few_product(attn['attn_vec_einsum']['w'].parts, mixed, whole=False,
+                                leads=True, interpret=self.interpret)
             else:
                 mixed, cache = Attention(self.config, self.attend).apply(
                     {'params': attn}, norm(x[0], gain, False, self.interpret)[None], tokens, cache)
-                y = x[0] + mixed[0]
+                y = mixed[0]
         with jax.named_scope('feed_forward'):
-            mlp = weights['mlp']
-            normed = norm(y, weights['pre_ffw_norm']['scale'], halved, self.interpret)
-            hidden = few_product(mlp['gating_einsum'].parts, normed, gate=True,
+            y, normed = add_and_norm(y, x[0], weights['pre_ffw_norm']['scale'], halved,
+                                     self.interpret)
+            hidden = few_product(mlp['gating_einsum'].parts, normed, gate=True, leads=True,
                                  interpret=self.interpret)
             return few_product(
                 mlp['linear'].parts, halves(hidden, self.interpret) if halved else hidden,
@@ -103,7 +106,7 @@ class FewTokensBlock:
                 halved: bool) -> tuple[jax.Array | Halves, LayerCache]:
         size = self.config.head_dim
         projected = few_product(
-            (*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts), normed,
+            (*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts), normed, leads=True,
             interpret=self.interpret)
         half = size // 2
         exponents = (2.0 / size) * jnp.arange(half, dtype=jnp.float32)
@@ -128,9 +131,34 @@ def norm(x: jax.Array, gain: jax.Array, halved: bool = False, interpret: bool = 
     return _by_rows(_norm_kernel, 'rms_norm', halved, interpret, x, gain)
 
 
+def add_and_norm(parts: jax.Array, x: jax.Array, gain: jax.Array, halved: bool, interpret: bool,
+                 ) -> tuple[jax.Array, jax.Array | Halves]:
+    """Return the sum of x [t, d] and a product, and its norm.
+
+    Args:
+        parts: float32 [splits, t, d], which few_product returns, or bfloat16 [t, d].
+        x: bfloat16 [t, d]
+        gain: See norm, and so the next.
+        halved: The norm is to be Halves.
+        interpret: See few_product.
+    """
+    row = pl.BlockSpec((None, x.shape[1]), lambda i: (i, 0))
+    shapes, specs = _outputs(x.shape, x.dtype, row, halved)
+    parts = parts if parts.ndim == 3 else parts[None]
+    y, *out = call(
+        _add_and_norm_kernel, programs=x.shape[0],
+        in_specs=[pl.BlockSpec((len(parts), None, x.shape[1]), lambda i: (0, i, 0)), row,
+                  pl.BlockSpec(gain.shape, lambda i: (0,))],
+        out_specs=[row, *specs], out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype), *shapes],
+        warps=4, name='add_and_norm', interpret=interpret)(parts, x, gain)
+    return y, Halves(*out) if halved else out[0]
+
+
 def halves(x: jax.Array, interpret: bool = False) -> Halves:
-    """Return Halves of x [t, d]."""
-    return _by_rows(_halve_kernel, 'halve', True, interpret, x)
+    """Return Halves of x [t, d], of groups of GROUP."""
+    found = _by_rows(_halve_kernel, 'halve', True, interpret,
+                     x.reshape(-1, min(GROUP, x.shape[1])))
+    return jax.tree.map(lambda leaf: leaf.reshape(len(x), -1), found)
 
 
 def _by_rows(kernel: Callable, name: str, halved: bool, interpret: bool, x: jax.Array,
@@ -138,12 +166,10 @@ def _by_rows(kernel: Callable, name: str, halved: bool, interpret: bool, x: jax.
     """Run a kernel for each row of x [t, d]."""
     row = pl.BlockSpec((None, x.shape[1]), lambda i: (i, 0))
     shapes, specs = _outputs(x.shape, x.dtype, row, halved)
-    out = pl.pallas_call(
-        kernel, grid=(x.shape[0],),
-        in_specs=[row, *(pl.BlockSpec(g.shape, lambda i: (0,)) for g in gain)],
-        out_specs=specs, out_shape=shapes,
-        compiler_params=plgpu.CompilerParams(num_warps=max(4, x.shape[1] // 2048), num_stages=1),
-        name=name, interpret=interpret)(x, *gain)
+    out = call(kernel, programs=x.shape[0],
+               in_specs=[row, *(pl.BlockSpec(g.shape, lambda i: (0,)) for g in gain)],
+               out_specs=specs, out_shape=shapes, warps=4, name=name,
+               interpret=interpret)(x, *gain)
     return Halves(*out) if halved else out[0]
 
 
@@ -166,15 +192,27 @@ def _store(x: jax.Array, out_refs: Sequence) -> None:
             ref[...] = own
 
 
-def _norm_kernel(x_ref, gain_ref, *out_refs) -> None:
+def _norm_kernel(_, x_ref, gain_ref, *out_refs) -> None:
     """One token; all [d]."""
-    wide = x_ref[...].astype(jnp.float32)
+    _store_norm(x_ref[...], gain_ref, out_refs)
+
+
+def _add_and_norm_kernel(_, parts_ref, x_ref, gain_ref, y_ref, *out_refs) -> None:
+    """One token. parts [splits, d]; all others [d]."""
+    found = sum(parts_ref[i, :] for i in range(parts_ref.shape[0]))
+    y = x_ref[...] + found.astype(x_ref.dtype)
+    y_ref[...] = y
+    _store_norm(y, gain_ref, out_refs)
+
+
+def _store_norm(x: jax.Array, gain_ref: Any, out_refs: Sequence) -> None:
+    wide = x.astype(jnp.float32)
     scale = 1 / jnp.sqrt(jnp.mean(wide * wide) + NORM_EPSILON)
     gain = (1 + gain_ref[...]).astype(jnp.float32)
     _store(wide * scale * gain, out_refs)
 
 
-def _halve_kernel(x_ref, *out_refs) -> None:
+def _halve_kernel(_, x_ref, *out_refs) -> None:
     """One token; all [d]."""
     _store(x_ref[...].astype(jnp.float32), out_refs)
 
@@ -207,43 +245,44 @@ def attend_cache(projected: jax.Array, k: jax.Array, v: jax.Array, cos: jax.Arra
     # of slots, and one for the new tokens.
     blocks, queries = pl.cdiv(k.shape[0], SLOTS) + 1, count * heads
     tiles = pl.cdiv(queries, TOKENS)
-    whole = lambda x: pl.BlockSpec(x.shape, lambda i, j: (0,) * x.ndim)  # noqa: E731
-    block = pl.BlockSpec((SLOTS, size), lambda i, j: (jnp.minimum(i, blocks - 2), 0))
-    mixed, top, total, k, v = pl.pallas_call(
-        functools.partial(_attend_kernel, count=count, heads=heads), grid=(blocks, tiles),
+    whole = lambda x: pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim)  # noqa: E731
+    block = pl.BlockSpec((SLOTS, size), lambda i: (jnp.minimum(i // tiles, blocks - 2), 0))
+    tile = pl.BlockSpec((None, TOKENS), lambda i: (i // tiles, i % tiles))
+    padded = tiles * TOKENS
+    mixed, top, total, k, v = call(
+        functools.partial(_attend_kernel, count=count, heads=heads, blocks=blocks, tiles=tiles),
+        programs=blocks * tiles,
         in_specs=[whole(projected), block, block, whole(cos), whole(sin), whole(bounds)],
-        out_specs=[pl.BlockSpec((None, TOKENS, size), lambda i, j: (i, j, 0)),
-                   pl.BlockSpec((None, TOKENS), lambda i, j: (i, j)),
-                   pl.BlockSpec((None, TOKENS), lambda i, j: (i, j)), whole(k), whole(v)],
-        out_shape=[jax.ShapeDtypeStruct((blocks, tiles * TOKENS, size), jnp.float32),
-                   jax.ShapeDtypeStruct((blocks, tiles * TOKENS), jnp.float32),
-                   jax.ShapeDtypeStruct((blocks, tiles * TOKENS), jnp.float32),
+        out_specs=[pl.BlockSpec((None, TOKENS, size), lambda i: (i // tiles, i % tiles, 0)),
+                   tile, tile, whole(k), whole(v)],
+        out_shape=[jax.ShapeDtypeStruct((blocks, padded, size), jnp.float32),
+                   jax.ShapeDtypeStruct((blocks, padded), jnp.float32),
+                   jax.ShapeDtypeStruct((blocks, padded), jnp.float32),
                    jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
-        input_output_aliases={1: 3, 2: 4},
-        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
-        name='attend_cache', interpret=interpret)(projected, k, v, cos, sin, bounds)
+        input_output_aliases={1: 3, 2: 4}, warps=8, name='attend_cache',
+        interpret=interpret)(projected, k, v, cos, sin, bounds)
     shapes, specs = _outputs((queries, size), k.dtype,
                              pl.BlockSpec((None, size), lambda i: (i, 0)), halved)
-    merged = pl.pallas_call(
-        functools.partial(_merge_kernel, blocks=blocks), grid=(queries,),
+    merged = call(
+        functools.partial(_merge_kernel, blocks=blocks), programs=queries,
         in_specs=[pl.BlockSpec((blocks, None, size), lambda i: (0, i, 0)),
                   pl.BlockSpec((blocks, None), lambda i: (0, i)),
                   pl.BlockSpec((blocks, None), lambda i: (0, i))],
-        out_specs=specs, out_shape=shapes,
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
-        name='merge_attention', interpret=interpret)(mixed, top, total)
+        out_specs=specs, out_shape=shapes, warps=4, name='merge_attention',
+        interpret=interpret)(mixed, top, total)
     merged = [x.reshape(count, -1) for x in merged]
     return Halves(*merged) if halved else merged[0], k, v
 
 
-def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref, top_ref,
-                   total_ref, k_out_ref, v_out_ref, *, count: int, heads: int) -> None:
+def _attend_kernel(index, projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mixed_ref,
+                   top_ref, total_ref, k_out_ref, v_out_ref, *, count: int, heads: int,
+                   blocks: int, tiles: int) -> None:
     """A tile of queries, and one block of slots or the new tokens. projected: see attend_cache;
     k, v [SLOTS, h]; mixed [TOKENS, h]; top, total [TOKENS]; k_out, v_out: the whole cache."""
     size = k_ref.shape[1]
     half = size // 2
     dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
-    here, tile = pl.program_id(0), pl.program_id(1)
+    here, tile = index // tiles, index % tiles
     first, end = bounds_ref[0], bounds_ref[1]
 
     def part(index: jax.Array, mask: jax.Array, at: int, length: int) -> jax.Array:
@@ -287,7 +326,7 @@ def _attend_kernel(projected_ref, k_ref, v_ref, cos_ref, sin_ref, bounds_ref, mi
             plgpu.store(_table(ref, slots, at, x.shape[1]), x, mask=written[:, None])
         return attend_to(keys, values, (new[None] <= token[:, None]) & is_new[None])
 
-    mixed, top, total = jax.lax.cond(here < pl.num_programs(0) - 1, old, fresh)
+    mixed, top, total = jax.lax.cond(here < blocks - 1, old, fresh)
     plgpu.store(mixed_ref.at[:, :], mixed, mask=there[:, None])
     plgpu.store(top_ref.at[:], top, mask=there)
     plgpu.store(total_ref.at[:], total, mask=there)
@@ -299,7 +338,7 @@ def _table(ref: Any, index: jax.Array, at: int, length: int) -> Any:
     return ref.at[jnp.broadcast_to(index[:, None], column.shape), column]
 
 
-def _merge_kernel(mixed_ref, top_ref, total_ref, *out_refs, blocks: int) -> None:
+def _merge_kernel(_, mixed_ref, top_ref, total_ref, *out_refs, blocks: int) -> None:
     """One query. mixed [blocks, h]; top, total [blocks]; out [h], or its Halves."""
     index = jnp.arange(1 << (blocks - 1).bit_length(), dtype=jnp.int32)
     there = index < blocks

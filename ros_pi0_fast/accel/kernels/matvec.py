@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from ros_pi0_fast.accel.kernels.chain import lead
 from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.kernels.side_by_side import (
     first_programs,
@@ -39,7 +40,7 @@ def one_fits(w: Rows) -> bool:
 
 
 def one_product(parts: Sequence[Rows], x: jax.Array, *, gate: bool,
-                residual: jax.Array | None, interpret: bool) -> jax.Array:
+                residual: jax.Array | None, leads: bool, interpret: bool) -> jax.Array:
     """Return x [1, in] times wide matrices: see few_product."""
     total = sum(w.outputs for w in parts) // (2 if gate else 1)
     rows = next((rows for rows in ROWS if total // rows >= PROGRAMS), ROWS[-1])
@@ -49,8 +50,8 @@ def one_product(parts: Sequence[Rows], x: jax.Array, *, gate: bool,
     programs = firsts[1] if gate else firsts[-1]
     out = pl.BlockSpec((None, rows), lambda i: (0, i))
     return pl.pallas_call(
-        functools.partial(_kernel, firsts=None if gate else firsts, step=step,
-                          add=functools.partial(multiply_add, interpret)),
+        functools.partial(_kernel, firsts=None if gate else firsts, step=step, leads=leads,
+                          interpret=interpret),
         grid=(programs,),
         in_specs=[pl.BlockSpec((None, x.shape[1]), lambda i: (0, 0)),
                   [outputs_spec(w.values, rows, 0 if gate else first)
@@ -63,13 +64,15 @@ def one_product(parts: Sequence[Rows], x: jax.Array, *, gate: bool,
 
 
 def _kernel(x_ref, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...] | None,
-            step: int, add: Callable) -> None:
+            step: int, leads: bool, interpret: bool) -> None:
     """Some outputs. x [in]; parts [rows, in]; residual, out [rows]."""
+    there = jnp.broadcast_to(lead(1, interpret) > 0, (step,)) if leads else None
     def products(*parts: object) -> list[jax.Array]:
         def body(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
             at = pl.ds(index * step, step)
-            x = x_ref[at].astype(jnp.float32)[None]
-            return [add(part[:, at].astype(jnp.float32), x, own)
+            x = plgpu.load(x_ref.at[at], mask=there, other=0 if leads else None)
+            x = x.astype(jnp.float32)[None]
+            return [multiply_add(interpret, part[:, at].astype(jnp.float32), x, own)
                     for part, own in zip(parts, sums, strict=True)]
 
         zero = jnp.zeros((out_ref.shape[0], step), jnp.float32)
