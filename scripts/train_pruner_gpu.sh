@@ -52,7 +52,8 @@ ablations=(no_semantics:scorer.semantics=false no_space:scorer.space=false
 case ${1:-train} in
   train) train pruner 0.6 ;;
   ablations)  # One process fills the shards and asks the policy; the others read what it has written.
-    alone=(finetune=false terms.whole=0 frames=20000 loop.steps=1500 loop.batch_size=64)
+    alone=(finetune=false terms.whole=0 terms.fewest=0.2 terms.counted=false scorer.head_dim=16
+           scorer.hidden=64 frames=20000 loop.steps=1500 loop.batch_size=64 loop.ema_decay=0.99)
     train frozen 0.3 "${alone[@]}"
     for each in "${ablations[@]}"; do train "${each%%:*}" 0.13 "${alone[@]}" "${each#*:}" & done ;;
   success)

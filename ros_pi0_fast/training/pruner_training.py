@@ -26,7 +26,7 @@ from ros_pi0_fast.training.collect import collect_expert
 from ros_pi0_fast.training.config import RoundConfig
 from ros_pi0_fast.training.dagger import Round, rollout_round
 from ros_pi0_fast.training.data import TOKEN_ARRAYS, encode_shards
-from ros_pi0_fast.training.loop import LoopConfig, TrainLoop, TrainState
+from ros_pi0_fast.training.loop import LoopConfig, TrainLoop, TrainState, data_mesh
 from ros_pi0_fast.training.pruner_objective import (
     PROGRESS,
     PrunerTerms,
@@ -59,6 +59,8 @@ class PrunerRun:
     """To learn from, the first ones of the shards."""
     episodes: int
     """That the expert solves for these, where no shards are given."""
+    tasks: tuple[str, ...] = TASKS
+    """That take turns there; one that is named twice comes twice as often."""
     orders: int = 4
     """For how many each frame is labelled."""
     start: Path | None = None
@@ -66,7 +68,7 @@ class PrunerRun:
     dagger: RoundConfig | None = None
     """Learn from the states, too, that the policy pruned by `start` gets itself into."""
     dagger_tasks: tuple[str, ...] = TASKS
-    """That take turns there; one that is named twice comes twice as often."""
+    """That take turns there: see `tasks`."""
     dagger_keep: float = 0.25
     """Fraction of the image tokens that is kept there."""
     stages: int = 6
@@ -80,11 +82,12 @@ class PrunerRun:
 
 def _tabletop() -> PrunerRun:
     return PrunerRun(
-        name='tabletop', frames=40_000, episodes=13_000, finetune=True,
-        terms=PrunerTerms(whole=8, fewest=0.2),
-        scorer=LearnedScorer(heads=4, head_dim=16, hidden=64),
-        loop=LoopConfig(steps=3000, batch_size=128, learning_rate=2e-3, warmup_steps=50,
-                        weight_decay=0.0, ema_decay=0.99, steps_per_dispatch=25,
+        name='tabletop', frames=80_000, episodes=20_000, finetune=True,
+        tasks=('push', 'reach', 'push', 'pick'),
+        terms=PrunerTerms(whole=8, fewest=0.15, counted=True),
+        scorer=LearnedScorer(heads=4, head_dim=32, hidden=128),
+        loop=LoopConfig(steps=4250, batch_size=256, learning_rate=2e-3, warmup_steps=50,
+                        weight_decay=0.0, ema_decay=0.998, steps_per_dispatch=25,
                         checkpoint_every=10_000))
 
 
@@ -162,7 +165,8 @@ class PrunerTraining:
         self.pruner = AdaptiveVisualPruner(scorer=run.scorer)
         self._params = jax.tree.map(jnp.asarray, policy.params)
         self.loop = TrainLoop(
-            run.loop, pruner_loss(self.model, self.pruner, run.terms, self._params), work)
+            run.loop, pruner_loss(self.model, self.pruner, run.terms, self._params), work,
+            mesh=data_mesh())
 
     def first_params(self) -> dict[str, Any]:
         """Return the parameters before the first step."""
@@ -247,7 +251,7 @@ def load_frames(config: PrunerRun, shards: Path, profile: Path, *,
     paths = sorted(shards.glob('expert_*.npz'))
     if not paths:
         paths = collect_expert(range(FIRST_SEED, FIRST_SEED + config.episodes), shards,
-                               tasks=TASKS, run=run, config=EpisodeConfig(
+                               tasks=config.tasks, run=run, config=EpisodeConfig(
                                    first_look_only=0.83, orders=config.orders))
     parts, count = [], 0
     for part in encode_shards(paths, config.checkpoint, profile, run=run):

@@ -1,5 +1,6 @@
 """Products of few tokens and the layer made of them: right on a GPU, or in interpret mode."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -28,7 +29,7 @@ from ros_pi0_fast.model.config import GemmaConfig, get_config
 from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, Block, Tokens, rotate
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 
-CONFIG = GemmaConfig(width=1024, depth=1, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=256,
+CONFIG = GemmaConfig(width=512, depth=1, mlp_dim=512, num_heads=2, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'
 ROUNDED = 4e-3
@@ -157,19 +158,25 @@ def test_products_of_many_tokens_are_those_of_the_wide_matrix(kind, inputs, outp
     assert relative_error(found, expected) < ROUNDED
 
 
+@functools.cache
+def odd_policy():
+    config = replace(get_config('tiny'), dtype='bfloat16')
+    config = replace(config, siglip=replace(config.siglip, mlp_dim=272, depth=1),
+                     gemma=replace(config.gemma, depth=1))
+    model = Pi0Fast(config)
+    return model, jax.jit(model.init)(jax.random.key(0))
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_siglip_s_hidden_axis_is_padded_and_its_tokens_are_the_same(kind):
-    config = replace(get_config('tiny'), dtype='bfloat16')
-    config = replace(config, siglip=replace(config.siglip, mlp_dim=272, depth=1))
-    model = Pi0Fast(config)
-    params = model.init(jax.random.key(0))
+    model, params = odd_policy()
     plain = to_matrices(model, model.unroll(params)) if kind == 'bfloat16' else quantize_params(
         model, params, Scheme(weights=kind))
     stored = to_rows(plain)
     mlp = stored['PaliGemma']['img']['Transformer']['encoderblock'][0]['MlpBlock_0']
     assert mlp['Dense_0']['kernel'].shape == (128, 384) and mlp['Dense_0']['bias'].shape == (384,)
     assert mlp['Dense_1']['kernel'].shape == (384, 128)
-    images = jax.random.randint(jax.random.key(1), (1, *config.siglip.image_size, 3), 0, 256)
+    images = jax.random.randint(jax.random.key(1), (1, *model.config.siglip.image_size, 3), 0, 256)
     seen, expected = (jax.jit(model.embed_image)(weights, images.astype(jnp.uint8))
                       for weights in (stored, plain))
     assert seen.shape == expected.shape
@@ -180,7 +187,7 @@ def layer(kind):
     block = Block(CONFIG, folded)
     x = jnp.zeros((1, 1, CONFIG.width))
     zero = jnp.zeros((1, 1), jnp.int32)
-    params = block.init(jax.random.key(1), x, Tokens(
+    params = jax.jit(block.init)(jax.random.key(1), x, Tokens(
         positions=zero, visible=Visible(end=zero + 1)), None)['params']
     noise = jax.random.normal(jax.random.key(2), (2, CONFIG.width)) * 0.3
     params['pre_attention_norm']['scale'], params['pre_ffw_norm']['scale'] = noise
@@ -215,7 +222,7 @@ def test_a_layer_is_the_model_s(kind, tokens):
     cache = LayerCache(k=jax.random.normal(keys[1], shape).astype(jnp.bfloat16),
                        v=jax.random.normal(keys[2], shape).astype(jnp.bfloat16))
     block = FewTokensBlock(CONFIG, folded, interpret=not ON_GPU)
-    apply = jax.jit(block.apply)
+    apply, expect = jax.jit(block.apply), jax.jit(Block(CONFIG, folded).apply)
     for first, slot in ((0, SLOTS - 2), (5, 2 * SLOTS + 9 - tokens)):
         steps = jnp.arange(tokens, dtype=jnp.int32)
         at = jnp.array([slot], jnp.int32)
@@ -223,8 +230,7 @@ def test_a_layer_is_the_model_s(kind, tokens):
             start=jnp.array([first], jnp.int32), end=at[:, None] + steps + 1,
             uniform=tokens == 1))
         assert block.fits(few, x, where)
-        expected, expected_cache = Block(CONFIG, folded).apply(
-            {'params': reference}, x, where, cache)
+        expected, expected_cache = expect({'params': reference}, x, where, cache)
         found, found_cache = apply({'params': few}, x, where, cache)
         assert found.dtype == expected.dtype and found.shape == expected.shape
         for one, other in ((found - x, expected - x), (found_cache.k, expected_cache.k),
