@@ -42,6 +42,8 @@ LARGEST = 127 * 256
 TINY = 1e-30
 GROUP = 2048
 """Inputs that share a scale of activations, where a product has more."""
+LARGEST_GROUP = 512
+"""Inputs that share a scale of a matrix of four bits, at most."""
 SHARE = {16: 2048, 8: 2048, 4: 512}
 """By bits, inputs of a program, at most: more are split, but where the product is gated."""
 MOST_SPLITS = 16
@@ -127,7 +129,8 @@ def load(ref: object, mask: jax.Array) -> jax.Array:
 
 def few_fit(w: Rows) -> bool:
     """Tell whether few_product is for a matrix."""
-    return w.values.shape[0] % 64 == 0 and (w.bits != 4 or w.block == 2 * w.group_size)
+    return w.values.shape[0] % 64 == 0 and (w.bits != 4 or (
+        w.block == 2 * w.group_size and w.group_size <= LARGEST_GROUP))
 
 
 def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = False,
@@ -221,12 +224,15 @@ def _kernel(x_refs, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...]
     product = make(x_refs, mask, tile.inputs, first, columns, interpret)
 
     def sums(parts: Sequence) -> list[jax.Array]:
-        def body(step: jax.Array, sums: list) -> list:
+        def body(step: jax.Array, carry: tuple[list, list]) -> tuple[list, list]:
             at = first + step * tile.inputs
-            return [product.add(own, part, at) for own, part in zip(sums, parts, strict=True)]
+            following = [product.ahead(part, at + tile.inputs) for part in parts]
+            return [product.add(own, part, at, ready) for own, part, ready in zip(
+                carry[0], parts, carry[1], strict=True)], following
 
-        zeros = [product.zero((tile.outputs, TOKENS)) for _ in parts]
-        found = jax.lax.fori_loop(0, columns // tile.inputs, body, zeros)
+        found, _ = jax.lax.fori_loop(0, columns // tile.inputs, body, (
+            [product.zero((tile.outputs, TOKENS)) for _ in parts],
+            [product.ahead(part, first) for part in parts]))
         return [product.scaled(own, part) for own, part in zip(found, parts, strict=True)]
 
     if firsts is None:
@@ -263,8 +269,12 @@ class _WideProduct:
         """Return what is added to first."""
         return jnp.zeros(shape, jnp.float32)
 
-    def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
-        """Add the products of a step from an input on."""
+    def ahead(self, part: tuple, at: jax.Array) -> Any:
+        """Return what is loaded for a step from an input on while the one before is added."""
+        return ()
+
+    def add(self, sums: Any, part: tuple, at: jax.Array, ready: Any) -> Any:
+        """Add the products of a step from an input on, for which `ahead` has returned `ready`."""
         return sums + jnp.dot(part[0][:, pl.ds(at, self.inputs)],
                               self.tokens(self.x, at, self.inputs).T,
                               preferred_element_type=jnp.float32)
@@ -308,7 +318,7 @@ class _EightBits(_WideProduct):
                              preferred_element_type=jnp.int32)
                      for ref in (self.x.high, self.x.low))
 
-    def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
+    def add(self, sums: Any, part: tuple, at: jax.Array, ready: Any) -> Any:
         """Add the products of a step, which is of one group."""
         found = self.products(part[0][:, pl.ds(at, self.inputs)], at)
         if self.exact:
@@ -327,17 +337,31 @@ class _FourBits(_EightBits):
 
     exact = False
 
-    def add(self, sums: Any, part: tuple, at: jax.Array) -> Any:
-        """Add the products of a step: of blocks of two groups."""
+    def ahead(self, part: tuple, at: jax.Array) -> jax.Array:
+        """Return the scales of a step's groups, float32 [outputs, n], or of any after the last.
+
+        They are bytes, which cannot be copied asynchronously: where they are needed, each would
+        be waited for.
+        """
         values, _, groups = part
         size = values.shape[1] * 2 // groups.shape[1]
+        at = jnp.minimum(at, values.shape[1] * 2 - self.inputs)
+        return groups[:, pl.ds(jax.lax.div(at, size), self.inputs // size)].astype(jnp.float32)
+
+    def add(self, sums: Any, part: tuple, at: jax.Array, ready: Any) -> Any:
+        """Add the products of a step: of blocks of two groups."""
+        values = part[0]
+        size = self.inputs // ready.shape[1]
+        number = jax.lax.broadcasted_iota(jnp.int32, ready.shape, 1)
         for first in range(0, self.inputs, 2 * size):
             # Not `//`, which a compiler cannot see to be a multiple of anything.
             packed = values[:, pl.ds(jax.lax.div(at + first, 2), size)]
-            for shift, start in ((4, at + first), (0, at + first + size)):
-                found = _joined(self.products(sixteenfold(packed, shift, self.interpret), start))
-                found *= groups[:, start // size].astype(jnp.float32)[:, None]
-                sums += found if self.uniform else found * self.unit(start)
+            for shift, start in ((4, first), (0, first + size)):
+                high, low = self.products(sixteenfold(packed, shift, self.interpret), at + start)
+                # Of a group that fits: 128 · 127 · LARGEST_GROUP · 256 < 2^31.
+                found = ((high << 8) + low).astype(jnp.float32)
+                found *= jnp.sum(jnp.where(number == start // size, ready, 0), axis=1)[:, None]
+                sums += found if self.uniform else found * self.unit(at + start)
         return sums
 
     def scaled(self, sums: Any, part: tuple) -> jax.Array:
