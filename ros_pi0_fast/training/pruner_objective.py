@@ -46,6 +46,9 @@ class PrunerTerms:
     counted: bool = False
     """Sparsity counts tokens above the threshold, which a decoder that has learned to do with few
     needs: probabilities drift away from one half."""
+    centred: bool = False
+    """Attention is distilled as far as it is above what its place gets on average: a policy leans
+    on places where there is nothing to see, too."""
     whole: int = 0
     """One of so many rows keeps everything, for a decoder that learns along; 0: none."""
 
@@ -162,6 +165,8 @@ def pruner_loss(model: Pi0Fast, pruner: AdaptiveVisualPruner, terms: PrunerTerms
                              attend=gated(jnp.concatenate([gates, words], axis=1)))
         task = jnp.mean(student.loss(policy, rows))
         teacher = arrays[TEACHER]
+        if terms.centred:
+            teacher = above_average(teacher)
         distillation = _distance(teacher.reshape(scores.shape), scores)
         if pruner.scorer.space:  # Alone it cannot know of the order: it learns the mean over them.
             distillation += _distance(jnp.mean(teacher, axis=1), space[::orders])
@@ -193,6 +198,15 @@ def _scores(model: Pi0Fast, pruner: AdaptiveVisualPruner, policy: Params, weight
                 pruner.scorer.relevance_to_action(weights, scene))
 
     return jax.vmap(score)(tokens, words, lengths)
+
+
+def above_average(attention: jax.Array) -> jax.Array:
+    """Return attention [m, k, n] as far as it is above what each of the n places gets on average.
+
+    Each row sums up to 1 again, or is 0 where nothing is above.
+    """
+    above = jnp.maximum(attention - jnp.mean(attention, axis=(0, 1)), 0)
+    return above / (jnp.sum(above, axis=-1, keepdims=True) + 1e-9)
 
 
 def _ratio(progress: jax.Array, end: float) -> jax.Array:

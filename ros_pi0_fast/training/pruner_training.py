@@ -95,11 +95,11 @@ def _tabletop_dagger() -> PrunerRun:
     return PrunerRun(
         name='tabletop_dagger', frames=3000, episodes=1000, orders=1, stages=1, finetune=True,
         start=Path('checkpoints/tabletop/pruner'),
-        terms=PrunerTerms(whole=8, fewest=0.2, counted=True),
+        terms=PrunerTerms(whole=8, fewest=0.15, counted=True, centred=True),
         dagger=RoundConfig(episodes=600, max_latency=0, slots=8),
         dagger_tasks=('push', 'push', 'reach', 'push', 'push', 'pick'),
-        loop=LoopConfig(steps=600, batch_size=16, learning_rate=1e-3, warmup_steps=10,
-                        weight_decay=0.0, ema_decay=0.98, steps_per_dispatch=20,
+        loop=LoopConfig(steps=600, batch_size=32, learning_rate=1e-3, warmup_steps=10,
+                        weight_decay=0.0, ema_decay=0.97, steps_per_dispatch=20,
                         checkpoint_every=100))
 
 

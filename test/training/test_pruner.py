@@ -24,8 +24,10 @@ from ros_pi0_fast.training.data import Frames
 from ros_pi0_fast.training.loop import LoopConfig
 from ros_pi0_fast.training.pruner_objective import (
     PROGRESS,
+    TEACHER,
     VISION,
     PrunerTerms,
+    above_average,
     changed_decoder,
     pruner_loss,
 )
@@ -84,6 +86,35 @@ def test_tokens_are_kept_as_the_curriculum_says_and_attention_is_learned(trained
     kept = [record['kept'] for record in records]
     assert kept[0] == 1 and 0.6 < kept[1] < 0.8 and 0.25 <= kept[3] <= 0.5
     assert records[-1]['distillation'] < 0.8 * records[0]['distillation']
+
+
+def test_attention_that_a_place_always_gets_need_not_be_distilled():
+    seen = np.zeros((4, 2, 8), np.float32)
+    seen[:, :, 0] = 0.6  # Where a policy leans on nothing in particular.
+    seen[np.arange(4), :, 1 + np.arange(4)] = 0.3
+    seen[:, :, 5:] = 0.1 / 3
+    found = above_average(jnp.asarray(seen))
+    expected = np.zeros_like(seen)
+    expected[np.arange(4), :, 1 + np.arange(4)] = 1
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_centred_terms_distil_that(trained, run, shards, repository):
+    training, _, _ = trained
+    taught = load_taught(training, shards, repository / 'config/robots/tabletop.yaml')
+    rows = {name: jnp.asarray(array[:4]) for name, array in taught.items()}
+    rows[PROGRESS] = jnp.ones((4,))
+    params = jax.tree.map(jnp.asarray, training.first_params())
+
+    def distillation(rows, **changes):
+        loss = pruner_loss(training.model, training.pruner,
+                           dataclasses.replace(run.terms, **changes), training._params)
+        return float(jax.jit(loss)(params, rows, jax.random.key(0))[1]['distillation'])
+
+    centred = distillation(rows, centred=True)
+    assert centred == pytest.approx(distillation(
+        rows | {TEACHER: above_average(rows[TEACHER])}), rel=1e-4)
+    assert centred > 1.05 * distillation(rows)
 
 
 def test_sparsity_may_count_what_the_threshold_counts(trained, run, shards, repository):
