@@ -128,4 +128,6 @@ def _arguments(shape: AttentionShape) -> tuple:
     slot = jnp.full((b,), s - t, jnp.int32)
     visible = Visible(end=slot[:, None] + jnp.arange(1, t + 1, dtype=jnp.int32),
                       start=jnp.zeros((b,), jnp.int32), uniform=t == 1)
-    return q, k, v, visible, Fresh(k=k[:, :t], v=v[:, :t], slot=slot)
+    # As the decoder does: several new tokens are in the cache already.
+    fresh = Fresh(k=k[:, :1], v=v[:, :1], slot=slot) if t == 1 else None
+    return q, k, v, visible, fresh

@@ -78,6 +78,8 @@ class DraftState:
     """Of the prefix and of the ids that were fed."""
     prefix: jax.Array
     """int32 [1]: tokens of the prefix."""
+    last: jax.Array
+    """int32 [1]: model id of the last of them."""
     fed: jax.Array
     """int32 []: ids after the prefix that were fed, of which the last may have been refused."""
     head: Weight
@@ -108,8 +110,10 @@ class DraftModel:
             _, cache = model.prefill(params, embeddings, tokens, cache, last_only=True)
             if len(prefix.before):
                 _, cache = model.decode_step(params, prefix.before[None], cache)
+            last = prefix.before[-1:] if len(prefix.before) else prefix.prompt[
+                prefix.prompt_length - 1][None]
             return DraftState(
-                cache=cache, prefix=cache.length, fed=jnp.zeros((), jnp.int32), key=key,
+                cache=cache, prefix=cache.length, last=last, fed=jnp.zeros((), jnp.int32), key=key,
                 head=model.head(params, rules.candidates))
 
     def propose(self, state: DraftState, so_far: SoFar, rules: Rules, length: int,
@@ -139,10 +143,12 @@ class DraftModel:
 
         Of what was proposed all but the last was fed. Where all was accepted, that one is missing
         beside the target's own; otherwise its own is. A pass over two costs what one over one
-        does: where only one is missing, the second is whatever follows, and is taken back.
+        does: where only one is missing, the second is whatever follows, and is taken back. Before
+        the first id it is the prefix's last token that is fed again.
         """
         fed = jnp.minimum(state.fed, so_far.count - 1)
         ids = rules.model_ids(jax.lax.dynamic_slice(so_far.ids, (fed,), (2,)))
+        ids = jnp.where(fed < 0, state.last, ids)
         hidden, cache = self.model.decode_step(
             self.params, ids[None], state.cache.replace(length=state.prefix + fed))
         cache = cache.replace(length=state.prefix + so_far.count)

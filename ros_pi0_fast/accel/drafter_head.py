@@ -6,7 +6,8 @@ arXiv:2401.15077). It has no cache: its blocks look at the keys and values of th
 layers (GliDe, Du et al., arXiv:2402.02082), which hold what the target found in the pictures; what
 was drafted since goes from one id to the next through the output alone, as in a recurrent network
 (ReDrafter, Cheng et al., arXiv:2403.09919). So there is nothing to prefill, and nothing to take
-back. It is told which coefficient comes next, which an id does not say.
+back. It is told which coefficient comes next, which an id does not say. The first ids it guesses
+from the output at the end of the prompt, after an id that stands for none.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def init_head(gemma: GemmaConfig, size: HeadSize, rng: jax.Array) -> dict[str, A
     def matrix(*shape: int) -> jax.Array:
         return jax.random.normal(next(keys), shape) * shape[0] ** -0.5
 
+    columns = size.columns + 1  # And one for what is before the first id.
     weights: dict[str, Any] = {
-        'ids': matrix(size.columns, d) * (size.columns / d) ** 0.5, 'join': matrix(2 * d, d),
+        'ids': matrix(columns, d) * (columns / d) ** 0.5, 'join': matrix(2 * d, d),
         'place': jnp.zeros((size.coefficients + 1, d)), 'out': matrix(d, size.columns),
         'out_scale': jnp.zeros((d,))}
     return weights | {f'block{index}': {
@@ -66,7 +68,7 @@ def depth_of(weights: Weights) -> int:
 
 def advance(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array,
             columns: jax.Array, remaining: jax.Array, layers: Sequence[tuple],
-            end: jax.Array, positions: jax.Array) -> jax.Array:
+            end: jax.Array, positions: jax.Array, limit: int | None = None) -> jax.Array:
     """Return what stands for the target's output after some ids.
 
     Args:
@@ -74,11 +76,12 @@ def advance(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array,
         gemma: The target's decoder.
         attend: Implementation of attention.
         x: [b, t, d]: the target's outputs before the ids, or this function's.
-        columns: int32 [b, t]: the ids.
+        columns: int32 [b, t]: the ids; HeadSize.columns where there is none.
         remaining: int32 [b, t]: coefficients to go after them.
         layers: Keys and values of the target's last layers, one for each block.
         end: int32 [b, t]: one past the last slot that counts.
         positions: int32 [b, t]: of the ids, for the rotary embedding.
+        limit: See model.gemma.rotate.
 
     Returns:
         [b, t, d]
@@ -87,15 +90,16 @@ def advance(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array,
     x = (jnp.concatenate([x, ids], axis=-1) @ weights['join'].astype(x.dtype)
          + weights['place'][remaining].astype(x.dtype))
     for index, (keys, values) in enumerate(layers):
-        x = _block(weights[f'block{index}'], gemma, attend, x, keys, values, end, positions)
+        x = _block(weights[f'block{index}'], gemma, attend, x, keys, values, end, positions, limit)
     return x
 
 
 def _block(weights: Weights, gemma: GemmaConfig, attend: Attend, x: jax.Array, keys: jax.Array,
-           values: jax.Array, end: jax.Array, positions: jax.Array) -> jax.Array:
+           values: jax.Array, end: jax.Array, positions: jax.Array, limit: int | None,
+           ) -> jax.Array:
     heads = (*x.shape[:2], gemma.num_heads, gemma.head_dim)
     q = (_normed(x, weights['query_scale']) @ weights['query'].astype(x.dtype)).reshape(heads)
-    q = (rotate(q, positions) * gemma.head_dim ** -0.5).astype(x.dtype)
+    q = (rotate(q, positions, limit) * gemma.head_dim ** -0.5).astype(x.dtype)
     seen = attend(q, keys, values, Visible(end=end, uniform=x.shape[1] == 1),
                   score_dtype=jnp.float32)
     x = x + seen.reshape(*x.shape[:2], -1).astype(x.dtype) @ weights['read'].astype(x.dtype)
@@ -139,13 +143,14 @@ class HeadDrafter:
         layers = [layer.read() for layer in so_far.cache.layers[-depth_of(self.weights):]]
         first = so_far.cache.length[0] + self.first_token_offset
         end = so_far.cache.end[:, None]
+        limit = so_far.cache.capacity + self.first_token_offset
 
         def step(carry: tuple, index: jax.Array) -> tuple:
             x, column, progress, key = carry
             remaining = jnp.zeros((1, 1), jnp.int32) if progress is None else (
                 progress.remaining[None])
             x = advance(self.weights, self.gemma, self.attend, x, column[None], remaining, layers,
-                        end, (first + index)[None, None])
+                        end, (first + index)[None, None], limit)
             scores = rules.mask(logits(self.weights, x[:, 0]), progress,
                                 (so_far.count + index)[None])
             column, probabilities, key = rules.choose(scores, key)
@@ -154,6 +159,7 @@ class HeadDrafter:
 
         with jax.named_scope('draft'):
             last = jax.lax.dynamic_slice(so_far.ids, (so_far.count - 1,), (1,))
+            last = jnp.where(so_far.count > 0, last, len(self.weights['ids']) - 1)
             carry = (so_far.hidden[None, None], last, so_far.progress, state)
             (_, _, _, state), choices = jax.lax.scan(  # Unrolled: see Rules.along.
                 step, carry, jnp.arange(length, dtype=jnp.int32), unroll=True)

@@ -44,13 +44,15 @@ class SoFar:
     ids: jax.Array
     """int32 [max_ids + k]: columns chosen; beyond `count` any columns."""
     count: jax.Array
-    """int32 []: how many were chosen, at least 1, less than max_ids."""
+    """int32 []: how many were chosen, less than max_ids."""
     progress: Progress | None
     """After them, one row; None where there is no grammar."""
     hidden: jax.Array
-    """[d]: the target's output that the last of them was chosen from."""
+    """[d]: the target's output that the last of them was chosen from; before the first, that at
+    the end of the prompt."""
     cache: KVCache
-    """The target's, of all tokens but the last of them; to be read only."""
+    """The target's, of all tokens but the last of them; before the first, of the prompt. To be
+    read only."""
 
 
 @flax.struct.dataclass

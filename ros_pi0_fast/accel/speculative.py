@@ -67,7 +67,8 @@ class SpeculativeState:
     progress: Progress | None
     """By the grammar, one row; None where there is none."""
     hidden: jax.Array
-    """[d]: the output that the last id was chosen from."""
+    """[d]: the output that the last id was chosen from; before the first, that at the end of the
+    prompt."""
     cache: KVCache
     """Of all tokens but the one chosen last; what is in slots beyond its length is of no use."""
     draft: Any
@@ -107,8 +108,8 @@ def speculate(model: Pi0Fast, params: Params, hidden: jax.Array, cache: KVCache,
               relaxation: Relaxation | None = None, key: jax.Array | None = None) -> Speculated:
     """Choose ids as model.decode.greedy does, or draw them, in fewer passes.
 
-    Ids that are forced cost no passes of their own: those before the chunk are fed in one, those
-    after it in none.
+    Ids that are forced cost no passes of their own: those before the chunk are fed in one, with
+    guesses of the first ids after them, those after it in none.
 
     Args:
         model: The network.
@@ -146,9 +147,9 @@ def speculate(model: Pi0Fast, params: Params, hidden: jax.Array, cache: KVCache,
         state = _start(hidden, cache, rules, options.draft_length, drafter, prefix, key)
         state = state.replace(changed=changed)
         if forced is not None and len(forced.before):
-            hidden, cache = model.decode_step(params, forced.before[None], cache)
-            hidden, state = hidden[:, -1:], state.replace(cache=cache, step=state.step + 1)
-        state = loop.verify(hidden, Proposal(ids=jnp.zeros((0,), jnp.int32)), state)
+            state = loop.advance(forced.before, state.replace(step=state.step + 1))
+        else:
+            state = loop.verify(hidden, Proposal(ids=jnp.zeros((0,), jnp.int32)), state)
         state = jax.lax.while_loop(lambda state: ~state.finished, loop.body, state)
         return _result(state, rules, forced, options)
 
@@ -203,15 +204,20 @@ class _Loop:
     relaxation: Relaxation | None
 
     def body(self, state: SpeculativeState) -> SpeculativeState:
-        """Have ids proposed, and feed them to the target with the one chosen last."""
+        """Choose more ids."""
+        last = jax.lax.dynamic_slice(state.ids, (state.count - 1,), (1,))
+        return self.advance(self.rules.model_ids(last), state)
+
+    def advance(self, before: jax.Array, state: SpeculativeState) -> SpeculativeState:
+        """Have ids proposed, and feed them to the target after model ids that are decided."""
         so_far = SoFar(ids=state.ids, count=state.count, progress=state.progress,
                        hidden=state.hidden, cache=state.cache)
         proposal, draft = self.drafter.propose(state.draft, so_far, self.rules,
                                                self.options.draft_length)
-        last = jax.lax.dynamic_slice(state.ids, (state.count - 1,), (1,))
-        ids = self.rules.model_ids(jnp.concatenate([last, jnp.maximum(proposal.ids, 0)]))
+        ids = jnp.concatenate([before, self.rules.model_ids(jnp.maximum(proposal.ids, 0))])
         hidden, cache = self.model.decode_step(self.params, ids[None], state.cache)
-        return self.verify(hidden, proposal, state.replace(cache=cache, draft=draft))
+        return self.verify(hidden[:, len(before) - 1:], proposal,
+                           state.replace(cache=cache, draft=draft))
 
     def verify(self, hidden: jax.Array, proposal: Proposal, state: SpeculativeState,
                ) -> SpeculativeState:

@@ -136,7 +136,11 @@ class Decode:
             Ids int32 [most], how many count, the passes done, that of the prefill included, and
             the cache (which is returned so that its buffers can be the ones of the argument).
         """
-        hidden, cache, arguments = self._begin(params, vocabulary, hidden, cache)
+        arguments = self._arguments(params, vocabulary)
+        if self._constant:
+            hidden, cache = self.model.decode_step(params, vocabulary.before[None], cache)
+            hidden = hidden[:, -1:]
+            arguments['forced'] = arguments['forced'].replace(before=vocabulary.before[:0])
         state = greedy(self.model, params, hidden, cache,
                        options=DecodeOptions(max_ids=self.max_ids, eos_id=self._eos), **arguments)
         return state.tokens[0], state.length[0], state.step, state.cache
@@ -145,9 +149,13 @@ class Decode:
     def _eos(self) -> int | None:
         return self.eos_id if self.malformed == 'reject' else None
 
-    def _begin(self, params: Params, vocabulary: Vocabulary, hidden: jax.Array, cache: KVCache,
-               ) -> tuple[jax.Array, KVCache, dict[str, Any]]:
-        """Feed what is constant; return output and cache after it, and how to go on."""
+    @property
+    def _constant(self) -> bool:
+        """Tell whether 'Action: ' goes through the decoder in one pass, and is no result."""
+        return self.constant_prefix and self.malformed == 'constrain'
+
+    def _arguments(self, params: Params, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Return how to decode."""
         arguments: dict[str, Any] = {}
         if self.malformed != 'reject':
             head = vocabulary.head
@@ -155,13 +163,10 @@ class Decode:
                          'head': self.model.head(params) if head is None else head}
         if self.malformed == 'constrain':
             arguments['grammar'] = vocabulary.grammar
-            before, after = vocabulary.before, vocabulary.after
-            if self.constant_prefix:
-                hidden, cache = self.model.decode_step(params, before[None], cache)
-                hidden, before = hidden[:, -1:], before[:0]
-            arguments['forced'] = Forced(before=before,
+            after = vocabulary.after
+            arguments['forced'] = Forced(before=vocabulary.before,
                                          after=after[:0] if self.early_stop else after)
-        return hidden, cache, arguments
+        return arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +192,11 @@ class Speculate(Decode):
             What Decode returns, and before the cache: how many ids were guessed for places that
             there were, and how many of those were right.
         """
-        hidden, cache, arguments = self._begin(params, vocabulary, hidden, cache)
         done = speculate(
             self.model, params, hidden, cache, drafter=drafter, relaxation=relaxation,
             options=SpeculativeOptions(max_ids=self.max_ids, eos_id=self._eos,
-                                       draft_length=self.draft_length), **arguments)
-        return (done.tokens[0], done.length[0], done.step, done.proposed, done.accepted,
-                done.cache)
+                                       draft_length=self.draft_length),
+            **self._arguments(params, vocabulary))
+        constant = len(vocabulary.before) if self._constant else 0
+        return (done.tokens[0, constant:], done.length[0] - constant,
+                done.step - int(self._constant), done.proposed, done.accepted, done.cache)

@@ -51,7 +51,9 @@ class Visible:
 
 @flax.struct.dataclass
 class Fresh:
-    """Keys and values of the new tokens, which `visible` counts but k and v do not hold yet.
+    """Keys and values of new tokens, which `visible` counts but k and v do not hold yet.
+
+    Of one token a row, in decoding: several are written to the cache first.
 
     An implementation may write them to their slots first. One that does not leaves the cache to be
     written by nobody but the one who keeps it, and so in place.

@@ -7,10 +7,13 @@ in one way in training and in another at inference.
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ros_pi0_fast.model.attention import Attend, Fresh, Visible
 from ros_pi0_fast.model.cache import LayerCache
@@ -35,16 +38,43 @@ class Tokens:
     sees only itself."""
     only: jax.Array | None = None
     """int32 [b]: the one token a row whose output the last layer need compute; None for all."""
+    limit: int | None = flax.struct.field(pytree_node=False, default=None)
+    """All positions are below this: see rotate. None where nothing is known."""
 
 
-def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Apply the rotary embedding (arXiv:2104.09864) to x [b, t, n, h]; the result is float32."""
-    half = x.shape[-1] // 2
-    exponents = (2.0 / x.shape[-1]) * jnp.arange(half, dtype=jnp.float32)
-    radians = positions[..., None].astype(jnp.float32) / MAX_WAVELENGTH ** exponents
-    sin, cos = jnp.sin(radians)[..., None, :], jnp.cos(radians)[..., None, :]
+def rotate(x: jax.Array, positions: jax.Array, limit: int | None = None) -> jax.Array:
+    """Apply the rotary embedding (arXiv:2104.09864).
+
+    Args:
+        x: [b, t, n, h]
+        positions: int32 [b, t] or [1, t]
+        limit: Positions are below it, so that sines can be looked up, which a compiler would
+            compute anew for every head of every layer; None to compute them.
+
+    Returns:
+        float32 [b, t, n, h]
+    """
+    if limit is None:
+        wavelengths = MAX_WAVELENGTH ** _exponents(x.shape[-1])
+        radians = positions[..., None].astype(jnp.float32) / wavelengths
+        sin, cos = jnp.sin(radians), jnp.cos(radians)
+    else:
+        sin, cos = (jnp.asarray(table)[positions] for table in _turns(limit, x.shape[-1]))
+    sin, cos = sin[..., None, :], cos[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _exponents(size: int) -> np.ndarray:
+    return np.float32(2.0 / size) * np.arange(size // 2, dtype=np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def _turns(limit: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return sines and cosines, float32 [limit, size / 2], of all positions below a limit."""
+    positions = np.arange(limit, dtype=np.float32)[:, None]
+    radians = positions / np.float32(MAX_WAVELENGTH) ** _exponents(size)
+    return np.sin(radians), np.cos(radians)
 
 
 def take_token(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -121,14 +151,21 @@ class Attention(nn.Module):
         q, k, v = self._project(x, queries)
         if tokens.only is not None and q.shape[1] != 1:
             q = take_token(q, tokens.only)
-        q = rotate(q, positions) * self.config.head_dim ** -0.5
-        k = rotate(k, tokens.positions).astype(x.dtype)
-        fresh = None if tokens.slot is None else Fresh(k=k, v=v, slot=tokens.slot)
-        before = (k, v) if fresh is None else cache.read()
-        mixed = self.attend(q, *before, visible, score_dtype=jnp.float32, fresh=fresh)
-        mixed = mixed.astype(x.dtype)
-        if cache is not None:
-            cache = cache.append(k, v, 0 if fresh is None else _after(mixed, tokens.slot))
+        q = rotate(q, positions, tokens.limit) * self.config.head_dim ** -0.5
+        k = rotate(k, tokens.positions, tokens.limit).astype(x.dtype)
+        if tokens.slot is None:
+            mixed = self.attend(q, k, v, visible, score_dtype=jnp.float32).astype(x.dtype)
+            cache = cache if cache is None else cache.append(k, v, 0)
+        elif x.shape[1] > 1:
+            # Written first, for one softmax over one array. For one token that takes longer.
+            cache = cache.append(k, v, tokens.slot)
+            mixed = self.attend(q, *cache.read(), visible, score_dtype=jnp.float32)
+            mixed = mixed.astype(x.dtype)
+        else:
+            fresh = Fresh(k=k, v=v, slot=tokens.slot)
+            mixed = self.attend(q, *cache.read(), visible, score_dtype=jnp.float32, fresh=fresh)
+            mixed = mixed.astype(x.dtype)
+            cache = cache.append(k, v, _after(mixed, tokens.slot))
         return self.attn_vec_einsum('btnh,nhd->btd', mixed), cache
 
 

@@ -205,7 +205,7 @@ class Pi0Fast:
                 positions=first[:, None] + steps,
                 visible=Visible(start=cache.start, end=cache.end[:, None] + steps + 1,
                                 uniform=ids.shape[1] == 1),
-                slot=cache.end)
+                slot=cache.end, limit=cache.capacity + self.config.first_token_offset)
             hidden, layers = self._run(params, self.embed_tokens(params, ids), tokens, cache)
             return hidden, cache.replace(layers=layers, length=cache.length + ids.shape[1])
 

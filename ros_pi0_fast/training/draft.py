@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--checkpoint', type=Path, default=Path('checkpoints/tabletop'),
                         help="the policy's")
     parser.add_argument('--out', type=Path, help='<checkpoint>/drafters by default')
+    parser.add_argument('--from', dest='start', type=Path, metavar='FOLDER',
+                        help='of drafters, whose head the training of the head goes on from')
     parser.add_argument('--work', type=Path, default=Path('runs/draft'),
                         help='scenes, and the state of training')
     parser.add_argument('--profile', type=Path, default=Path('config/robots/tabletop.yaml'))
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ros_pi0_fast.training.draft_training import DraftRun, record, train
 
     try:
-        run = override(DraftRun(checkpoint=options.checkpoint), options.set)
+        run = override(DraftRun(checkpoint=options.checkpoint, start=options.start), options.set)
         policy, codec = load_policy(run.checkpoint, RobotProfile.load(options.profile))
     except ValueError as error:
         parser.error(str(error))

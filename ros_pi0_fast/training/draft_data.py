@@ -56,10 +56,10 @@ class TargetRecorder:
             On the device, for each of r rows, an order of a frame: `columns` int32 [r, t], FAST
             ids; `count` int32 [r]; `remaining` int32 [r, t], coefficients to go after each;
             `prefix` int32 [r], tokens before the first of them; `hidden` float16 [r, t, d], the
-            output that each was chosen from; `keys` and `values` float16
-            [r, layers, s, kv_heads, head_dim] of the last layers, slot by slot; `prompt` int32
-            [r, l], padded, `prompt_length` int32 [r], `picture` int32 [r], the row of `vision`;
-            and `vision` float16 [m, n, d], the image tokens.
+            output that each was chosen from; `opening` float16 [r, d], that at the prompt's end;
+            `keys` and `values` float16 [r, layers, s, kv_heads, head_dim] of the last layers, slot
+            by slot; `prompt` int32 [r, l], padded, `prompt_length` int32 [r], `picture` int32 [r],
+            the row of `vision`; and `vision` float16 [m, n, d], the image tokens.
         """
         found: dict[str, list] = {}
         pictures = 0
@@ -103,8 +103,8 @@ class TargetRecorder:
         embeddings = jnp.concatenate([seen, model.embed_tokens(params, prompts)], axis=1)
         batch, size = embeddings.shape[:2]
         cache = model.init_cache(params, batch, size + len(before) + self._most)
-        _, cache = model.prefill(params, embeddings, seen.shape[1] + lengths, cache,
-                                 last_only=True)
+        opening, cache = model.prefill(params, embeddings, seen.shape[1] + lengths, cache,
+                                       last_only=True)
         hidden, cache = model.decode_step(
             params, jnp.broadcast_to(before, (batch, len(before))), cache)
         state = greedy(model, params, hidden[:, -1:], cache, candidates=candidates,
@@ -116,7 +116,8 @@ class TargetRecorder:
         read = [layer.read() for layer in after.layers[-self._layers:]]
         keys, values = (jnp.stack(each, axis=1) for each in zip(*read, strict=True))
         half = jnp.float16
-        return {'vision': vision.astype(half), 'columns': columns, 'count': state.length,
+        return {'vision': vision.astype(half), 'opening': opening[:, 0].astype(half),
+                'columns': columns, 'count': state.length,
                 'remaining': self._remaining(columns),
                 'prefix': cache.length, 'keys': keys.astype(half), 'values': values.astype(half),
                 'hidden': jnp.concatenate([hidden[:, -1:], later], axis=1).astype(half)}

@@ -15,15 +15,17 @@ from ros_pi0_fast.model.pi0_fast import Pi0Fast
 from ros_pi0_fast.training.loop import Batch, LossFunction
 
 
-def head_loss(config: Pi0FastConfig, ahead: int, dtype: str = 'float32') -> LossFunction:
+def head_loss(config: Pi0FastConfig, ahead: int, before: int, dtype: str = 'float32',
+              ) -> LossFunction:
     """Return the loss of a head: see drafter_head.
 
-    At each place of a chunk it is run `ahead` times, on its own outputs and on the target's ids,
-    as it is when it is used: an id that is wrong ends what it is asked for.
+    At each place of a chunk, and before its first, it is run `ahead` times, on its own outputs and
+    on the target's ids, as it is when it is used: an id that is wrong ends what it is asked for.
 
     Args:
         config: Of the target.
         ahead: How often.
+        before: Ids of 'Action: ', which are not there yet before the first place.
         dtype: Of activations.
 
     Returns:
@@ -32,19 +34,22 @@ def head_loss(config: Pi0FastConfig, ahead: int, dtype: str = 'float32') -> Loss
     """
     def loss(params: Any, arrays: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del rng
-        x = arrays['hidden'].astype(dtype)
+        none, whole = len(params['ids']) - 1, len(params['place']) - 1
+        x = jnp.concatenate([arrays['opening'][:, None], arrays['hidden']], axis=1).astype(dtype)
+        before_first = ((0, 0), (1, 0))
+        columns = jnp.pad(arrays['columns'], before_first, constant_values=none)
+        to_go = jnp.pad(arrays['remaining'], before_first, constant_values=whole)
         depth = drafter_head.depth_of(params)
         layers = [tuple(arrays[name][:, index - depth].astype(dtype)
                         for name in ('keys', 'values')) for index in range(depth)]
         place = jnp.arange(x.shape[1], dtype=jnp.int32)
-        end = arrays['prefix'][:, None] + place
+        end = arrays['prefix'][:, None] + jnp.where(place > 0, place - 1, -before)
         total, metrics = jnp.zeros(()), {}
         for index in range(ahead):
-            ids, remaining = (jnp.roll(arrays[name], -index, axis=1)
-                              for name in ('columns', 'remaining'))
+            ids, remaining = (jnp.roll(each, -index, axis=1) for each in (columns, to_go))
             x = drafter_head.advance(params, config.gemma, folded, x, ids, remaining, layers, end,
                                      end + config.first_token_offset + index)
-            there = place + index + 1 < arrays['count'][:, None]
+            there = place + index < arrays['count'][:, None]
             each, right = _judge(drafter_head.logits(params, x), jnp.roll(ids, -1, axis=1), there)
             total, metrics[f'right_{index + 1}'] = total + each, right
         return total / ahead, metrics

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ros_pi0_fast.accel.draft_file import flatten, small_model
+from ros_pi0_fast.accel.draft_file import flatten, load_drafters, small_model
 from ros_pi0_fast.accel.draft_model import init_draft
 from ros_pi0_fast.accel.drafter_head import HeadSize, init_head
 from ros_pi0_fast.accel.drafter_ngram import NgramDrafter
@@ -42,6 +42,8 @@ class DraftRun:
 
     checkpoint: Path = Path('checkpoints/tabletop')
     """The policy's."""
+    start: Path | None = None
+    """Folder of drafters, whose head is where the training of the head begins; None: at random."""
     episodes: int = 1250
     """Scenes, of which the first look is kept of half, and all of the rest."""
     first_seed: int = 3_000_000
@@ -126,8 +128,10 @@ def train(name: str, run: DraftRun, work: Path, checkpoint: Checkpoint, codec: P
         sizes = {'hidden': run.hidden, 'depth': run.blocks}
         params = init_head(config.gemma, HeadSize(
             columns=columns, coefficients=config.action_dim * config.action_horizon, **sizes), rng)
-        loss = head_loss(config, run.ahead, run.dtype)
-        wanted = ('columns', 'count', 'remaining', 'prefix', 'hidden', 'keys', 'values')
+        if run.start is not None:
+            params = load_drafters(run.start, model, columns)['head'].weights
+        loss = head_loss(config, run.ahead, len(codec.action_prefix_ids), run.dtype)
+        wanted = ('columns', 'count', 'remaining', 'prefix', 'opening', 'hidden', 'keys', 'values')
     else:
         gemma = _small(model.config.gemma, run)
         small = small_model(model, gemma)
