@@ -99,12 +99,17 @@ def test_attention_that_a_place_always_gets_need_not_be_distilled():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def at_the_start(training, shards, repository, frames):
+    """Return a batch of the first frames, at the curriculum's end, and the first parameters."""
+    taught = load_taught(training, shards, repository / 'config/robots/tabletop.yaml')
+    rows = {name: jnp.asarray(array[:frames]) for name, array in taught.items()}
+    return rows | {PROGRESS: jnp.ones((frames,))}, jax.tree.map(
+        jnp.asarray, training.first_params())
+
+
 def test_centred_terms_distil_that(trained, run, shards, repository):
     training, _, _ = trained
-    taught = load_taught(training, shards, repository / 'config/robots/tabletop.yaml')
-    rows = {name: jnp.asarray(array[:4]) for name, array in taught.items()}
-    rows[PROGRESS] = jnp.ones((4,))
-    params = jax.tree.map(jnp.asarray, training.first_params())
+    rows, params = at_the_start(training, shards, repository, frames=4)
 
     def distillation(rows, **changes):
         loss = pruner_loss(training.model, training.pruner,
@@ -119,10 +124,7 @@ def test_centred_terms_distil_that(trained, run, shards, repository):
 
 def test_sparsity_may_count_what_the_threshold_counts(trained, run, shards, repository):
     training, _, _ = trained
-    taught = load_taught(training, shards, repository / 'config/robots/tabletop.yaml')
-    rows = {name: jnp.asarray(array[:2]) for name, array in taught.items()}
-    rows[PROGRESS] = jnp.ones((2,))
-    params = jax.tree.map(jnp.asarray, training.first_params())
+    rows, params = at_the_start(training, shards, repository, frames=2)
     wanted = {}
     for counted in (False, True):
         terms = dataclasses.replace(run.terms, task=0.0, distillation=0.0, counted=counted)
@@ -134,7 +136,7 @@ def test_sparsity_may_count_what_the_threshold_counts(trained, run, shards, repo
         assert float(total) == pytest.approx(terms.sparsity * off ** 2, rel=1e-4)
         # To a higher threshold if too many are above it.
         assert np.sign(float(change['pruner']['threshold_bias'])) == -np.sign(off)
-    tokens = taught[VISION].shape[1] * 2 * taught['tokens'].shape[1]
+    tokens = rows[VISION].shape[1] * 2 * rows['tokens'].shape[1]
     assert wanted[True] * tokens == pytest.approx(round(wanted[True] * tokens), abs=1e-2)
     assert wanted[True] != pytest.approx(wanted[False], abs=1e-3)
 

@@ -97,7 +97,7 @@ class FewTokensBlock:
                 isinstance(part, Rows) and few_fit(part) and part.outputs == len(part.values)
                 and part.inputs == part.columns for part in parts)):
             return False
-        # Activations are halved by heads and whole tokens.
+        # Activations are halved by heads and groups of GROUP.
         halved = c.head_dim == HEAD and not c.mlp_dim & (c.mlp_dim - 1)
         bits = {part.bits for part in parts}
         return bits == {16} or (len(bits) == 1 and halved)
