@@ -56,6 +56,8 @@ class PruningState:
 class Ranking:
     """Which image tokens of a frame are kept."""
 
+    state: PruningState
+    """For the next frame. First, so that it is what takes over the buffers of the one before."""
     scores: jax.Array
     """float32 [n]: averaged over frames, before near-duplicates are marked down."""
     rank: jax.Array
@@ -66,8 +68,6 @@ class Ranking:
     """int32 []: which of the pruner's budgets."""
     count: jax.Array
     """int32 []: tokens that are kept: that budget."""
-    state: PruningState
-    """For the next frame."""
 
     @property
     def kept(self) -> jax.Array:

@@ -49,6 +49,7 @@ class Engine:
         memory_limit_mb: Most that the weights of all variants in use may take, MiB; 0: no limit.
         compiler_options: Of XLA, for every executable.
         speculation: Knows the drafters; None: those of the checkpoint's folder.
+        pruning: How image tokens are pruned; None: by the checkpoint's pruner.
         kept_variants: How many stay compiled, those that ran last; None: all of them.
 
     Raises:
@@ -61,7 +62,7 @@ class Engine:
                  max_decode_tokens: int | None = None, memory_limit_mb: float = 0,
                  compiler_options: CompilerOptions = (),
                  kept_variants: int | None = KEPT_VARIANTS,
-                 speculation: Speculation | None = None):
+                 speculation: Speculation | None = None, pruning: PolicyPruner | None = None):
         self._codec = codec
         self._kept_variants = kept_variants
         self.model = Pi0Fast(checkpoint.config)
@@ -69,8 +70,8 @@ class Engine:
         self.attention = AttentionChooser(options=self._compiler.options)
         """Knows which attention was measured to be the fastest for which shape."""
         self._store = ParameterStore(self.model, checkpoint, limit_mb=memory_limit_mb)
-        self._pruning = PolicyPruner.load(checkpoint.folder, checkpoint.config, tuple(
-            key in codec.profile.cameras for key in checkpoint.config.camera_keys))
+        self._pruning = pruning or PolicyPruner.load(
+            checkpoint.folder, checkpoint.config, codec.profile.cameras)
         self.memory = Memory()
         """Of the robot whose observations come; another one here goes on with another robot."""
         self._speculation = speculation or Speculation.load(checkpoint.folder, self.model, codec)

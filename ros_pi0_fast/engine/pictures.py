@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,11 +32,15 @@ class Pictures:
 
     def compile(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Compile the resizing of pictures of these shapes, one a camera of the robot, sorted."""
-        if self._on_device:
+        if self._on_device and not self._fit(shapes):
             images = tuple(jax.ShapeDtypeStruct(shape, jnp.uint8)
                            for shape in self._with_black(shapes))
             self._compiler.get((self._resize, tuple(image.shape for image in images)),
                                self._resize, images)
+
+    def _fit(self, shapes: Iterable[tuple[int, ...]]) -> bool:
+        """Tell whether all pictures have the model's size already."""
+        return all(shape[:2] == self._resize.size for shape in shapes)
 
     def _with_black(self, shapes: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
         """Return the shape of each picture that is encoded, black ones at the model's size."""
@@ -49,7 +55,7 @@ class Pictures:
         """
         black = np.zeros((*self._resize.size, 3), np.uint8)
         images = tuple(encoded.images.get(key, black) for key in self._wanted)
-        if self._on_device:
+        if self._on_device and not self._fit(image.shape for image in images):
             found = self._compiler.find((self._resize, tuple(image.shape for image in images)))
             if found is not None:
                 return found(images)

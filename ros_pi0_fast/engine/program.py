@@ -31,7 +31,7 @@ from ros_pi0_fast.engine.pruning import (
     kept_by_camera,
 )
 from ros_pi0_fast.engine.speculation import Speculation
-from ros_pi0_fast.engine.stages import Prefill, Resize, Vision, Vocabulary
+from ros_pi0_fast.engine.stages import Decoded, Prefill, Resize, Vision, Vocabulary
 from ros_pi0_fast.engine.towers import IMAGES, LANGUAGE, Stage, Tower
 from ros_pi0_fast.model.attention import folded, reference
 from ros_pi0_fast.model.cache import KVCache, LayerCache
@@ -54,7 +54,7 @@ class Clock:
         self._start = self._last = time.perf_counter()
 
     def lap(self, result: Any = None) -> float:
-        """Wait for a result of the device and return the time since the last lap."""
+        """Wait for a result of the device, if any, and return the time since the last lap."""
         jax.block_until_ready(result)
         now = time.perf_counter()
         elapsed, self._last = now - self._last, now
@@ -253,21 +253,23 @@ class Program:
         hidden, cache, ranking = self._prefix(seen, prompt, tokens, memory, instruction)
         if not at_once:
             lap('prefill_ms', hidden)
-        *result, cache = self._call(
+        decoded, cache = self._call(
             self.decoding.stages[guessed], self.vocabulary, hidden, cache,
             *self.decoding.arguments(drafter, guessed), donate=(3,))
+        kept = None if ranking is None else (ranking.rank, ranking.count)
+        for array in jax.tree.leaves((decoded, kept)):  # On its way as soon as it is there.
+            array.copy_to_host_async()
+        if ranking is not None:  # While the device decodes, and before anybody waits for it.
+            memory.state = self._listen(ranking, decoded, cache, tokens)
         if at_once:  # Waited for in turn, so that each stage's time is known nevertheless.
             lap('vision_ms', seen)
             lap('prefill_ms', hidden)
-        lap('decode_ms', result)
-        kept = None if ranking is None else (ranking.rank, ranking.count)
-        (ids, count, steps, *drafted), kept = jax.device_get((result, kept))
-        if ranking is not None:  # The chunk is there; this is not waited for.
-            memory.state = self._listen(ranking, *result[:2], cache, tokens)
-        ids, stats = self._finish(ids, count, steps, tokens, kept_by_camera(
+        decoded, kept = jax.device_get((decoded, kept))
+        lap('decode_ms', None)
+        ids, stats = self._finish(decoded, tokens, kept_by_camera(
             kept, self._codec.profile.cameras, self._model.config.siglip.grid), times)
-        return ids, self.decoding.note(stats, guessed, *map(int, drafted),
-                                       learn=length is None)
+        return ids, self.decoding.note(stats, guessed, int(decoded.proposed),
+                                       int(decoded.accepted), learn=length is None)
 
     def _prefix(self, seen: jax.Array, prompt: np.ndarray, length: int, memory: PruningMemory,
                 instruction: str) -> tuple[jax.Array, KVCache, Ranking | None]:
@@ -275,18 +277,20 @@ class Program:
         if self._pruner is None:
             memory.forget()
             return *self._call(self._prefill, seen, self._black, prompt, np.int32(length)), None
-        state = memory.recall(self._pruner, self._prefill.tokens, instruction)
+        state = memory.take(self._pruner, self._prefill.tokens, instruction)
+        # What is remembered stays where it is: a CUDA graph must be told of buffers that moved.
         prefix = self._call(self._prefill, self._pruning.weights, seen, prompt, np.int32(length),
-                            *state)
+                            *state, donate=(5,))
         return prefix.hidden, prefix.cache, prefix.ranking
 
-    def _listen(self, ranking: Ranking, ids: jax.Array, count: jax.Array, cache: KVCache,
+    def _listen(self, ranking: Ranking, decoded: Decoded, cache: KVCache,
                 length: int) -> PruningState:
         """Return what pruning remembers after a chunk."""
         if not self._pruner.scorer.by_history:
             return ranking.state
-        return self._call(Listen(model=self._model, pruner=self._pruner), ids, count, cache,
-                          np.int32(length + self._fed), ranking)
+        return self._call(Listen(model=self._model, pruner=self._pruner), decoded, cache,
+                          np.int32(length + self._fed), ranking.replace(state=None),
+                          ranking.state, donate=(5,))
 
     def _call(self, stage: Stage, *arguments: Any,
               donate: tuple[int, ...] = ()) -> Any:
@@ -303,11 +307,10 @@ class Program:
         constant = self.choice.malformed == 'constrain' and self.choice.variant.constant_prefix
         return len(self._codec.action_prefix_ids) if constant else 0
 
-    def _finish(self, ids: np.ndarray, count: np.ndarray, steps: np.ndarray, length: int,
-                kept: dict[str, np.ndarray], times: dict[str, float],
-                ) -> tuple[np.ndarray, InferenceStats]:
+    def _finish(self, decoded: Decoded, length: int, kept: dict[str, np.ndarray],
+                times: dict[str, float]) -> tuple[np.ndarray, InferenceStats]:
         """Cut the ids to those of the chunk; say what was done."""
-        codec, ids, fed = self._codec, ids[:count], self._fed
+        codec, ids, fed = self._codec, decoded.ids[:decoded.count], self._fed
         if self.choice.malformed == 'constrain':
             if fed:
                 ids = np.concatenate([codec.action_prefix_ids, ids])
@@ -317,5 +320,6 @@ class Program:
             variant=self.choice.variant.name, prompt_tokens=length,
             prefix_tokens=length + (self._image_tokens if self._pruner is None else sum(
                 int(mask.sum()) for mask in kept.values())), kept=kept,
-            generated_tokens=fed + int(count), target_passes=int(steps) - 1 + bool(fed))
+            generated_tokens=fed + int(decoded.count),
+            target_passes=int(decoded.passes) - 1 + bool(fed))
         return ids, replace(stats, **times)

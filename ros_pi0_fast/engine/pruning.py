@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +15,13 @@ from ros_pi0_fast.accel.pruning import AdaptiveVisualPruner, PruningState, Ranki
 from ros_pi0_fast.accel.pruning_attention import attention_of_actions
 from ros_pi0_fast.accel.pruning_file import FOLDER, load_pruner
 from ros_pi0_fast.accel.pruning_prefill import PrunedPrefix, prefill_pruned
-from ros_pi0_fast.accel.pruning_scores import Scorer, TrainingFreeScorer, Weights
+from ros_pi0_fast.accel.pruning_scores import (
+    LearnedScorer,
+    Scorer,
+    TrainingFreeScorer,
+    Weights,
+)
+from ros_pi0_fast.engine.stages import Decoded
 from ros_pi0_fast.engine.towers import LANGUAGE
 from ros_pi0_fast.engine.variant import Variant
 from ros_pi0_fast.model.cache import KVCache
@@ -39,19 +45,33 @@ class PolicyPruner:
     """For each camera of the policy, whether the robot has it."""
 
     @classmethod
-    def load(cls, folder: Path, config: Pi0FastConfig, cameras: tuple[bool, ...]) -> PolicyPruner:
+    def load(cls, folder: Path, config: Pi0FastConfig, cameras: Collection[str]) -> PolicyPruner:
         """Read the pruner of a checkpoint; where it has none, pruning goes without training.
+
+        Args:
+            folder: Of the checkpoint.
+            config: Of the checkpoint.
+            cameras: Keys of those that the robot has.
 
         Raises:
             PruningError: there is one, and it is for another policy or cannot be read.
         """
+        there = tuple(key in cameras for key in config.camera_keys)
         if not (folder / FOLDER).is_dir():
-            return cls(TrainingFreeScorer(), {}, cameras)
+            return cls(TrainingFreeScorer(), {}, there)
         scorer, weights = load_pruner(folder / FOLDER, tokens=config.num_image_tokens,
                                       width=config.gemma.width)
-        there = np.repeat(cameras, config.siglip.num_tokens)
-        weights = weights | {'place_bias': weights['place_bias'][there]}
-        return cls(scorer, jax.tree.map(jnp.asarray, weights), cameras)
+        seen = np.repeat(there, config.siglip.num_tokens)
+        weights = weights | {'place_bias': weights['place_bias'][seen]}
+        return cls(scorer, jax.tree.map(jnp.asarray, weights), there)
+
+    @classmethod
+    def random(cls, config: Pi0FastConfig, cameras: Collection[str]) -> PolicyPruner:
+        """Make one of random weights, to measure how long pruning takes: see load."""
+        scorer, there = LearnedScorer(), tuple(key in cameras for key in config.camera_keys)
+        weights = scorer.init(jax.random.key(0), sum(there) * config.siglip.num_tokens,
+                              config.gemma.width)
+        return cls(scorer, weights, there)
 
     def of(self, variant: Variant) -> AdaptiveVisualPruner | None:
         """Return what prunes in a variant; None where nothing does."""
@@ -70,16 +90,20 @@ class PruningMemory:
     def forget(self) -> None:
         """Start anew: frames went by that were not seen."""
         self.state: PruningState | None = None
-        """After the last frame; None before the first."""
+        """After the last frame; None before the first, and while a frame is looked at."""
         self._instruction: str | None = None
 
-    def recall(self, pruner: AdaptiveVisualPruner, tokens: jax.ShapeDtypeStruct,
-               instruction: str) -> tuple[PruningState, np.bool_]:
-        """Return what is remembered, and whether a new instruction makes it void."""
+    def take(self, pruner: AdaptiveVisualPruner, tokens: jax.ShapeDtypeStruct,
+             instruction: str) -> tuple[PruningState, np.bool_]:
+        """Return what is remembered, to be taken over, and whether a new instruction makes it void.
+
+        Until `state` is set again nothing is remembered, as is right if that never comes.
+        """
         new, self._instruction = instruction != self._instruction, instruction
-        if self.state is None:
-            self.state = pruner.init_state(*tokens.shape, tokens.dtype)
-        return self.state, np.bool_(new)
+        state, self.state = self.state, None
+        if state is None:
+            state = pruner.init_state(*tokens.shape, tokens.dtype)
+        return state, np.bool_(new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,21 +153,22 @@ class Listen:
     model: Pi0Fast
     pruner: AdaptiveVisualPruner
 
-    def __call__(self, params: Params, ids: jax.Array, count: jax.Array, cache: KVCache,
-                 length: jax.Array, ranking: Ranking) -> PruningState:
+    def __call__(self, params: Params, decoded: Decoded, cache: KVCache, length: jax.Array,
+                 ranking: Ranking, state: PruningState) -> PruningState:
         """Return what is remembered after the chunk.
 
         Args:
             params: Parameters.
-            ids: int32 [most]: the chunk's.
-            count: int32 []: how many of them count.
+            decoded: The chunk's ids.
             cache: After decoding.
             length: int32 []: tokens of the cache between those of images and the ids.
-            ranking: Of the chunk's image tokens.
+            ranking: Of the chunk's image tokens; without its state.
+            state: Of the ranking.
         """
-        paid = attention_of_actions(self.model, params, ids[None], count[None], cache,
-                                    (ranking.count + length)[None], ranking.rank.shape[0])
-        return self.pruner.attend(ranking.state, ranking, paid[0])
+        paid = attention_of_actions(
+            self.model, params, decoded.ids[None], decoded.count[None], cache,
+            (ranking.count + length)[None], ranking.rank.shape[0])
+        return self.pruner.attend(state, ranking, paid[0])
 
 
 def kept_by_camera(kept: tuple[np.ndarray, np.ndarray] | None, cameras: Iterable[str],

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ros_pi0_fast.accel.drafters import Drafter
 from ros_pi0_fast.accel.relaxation import Relaxation
@@ -108,6 +109,47 @@ class Vocabulary:
     """int32: model ids of '|' and EOS."""
 
 
+@flax.struct.dataclass
+class Decoded:
+    """What decoding has to tell, in one array: each one costs the host a copy of its own."""
+
+    numbers: jax.Array | np.ndarray
+    """int32 [4 + most]: the fields below, then the ids."""
+
+    @classmethod
+    def of(cls, ids: jax.Array, count: jax.Array, passes: jax.Array,
+           proposed: jax.typing.ArrayLike = 0, accepted: jax.typing.ArrayLike = 0) -> Decoded:
+        """Join them."""
+        return cls(jnp.concatenate([jnp.stack(
+            [jnp.asarray(number, jnp.int32) for number in (count, passes, proposed, accepted)]),
+            ids]))
+
+    @property
+    def count(self) -> jax.Array | np.ndarray:
+        """int32 []: how many ids count."""
+        return self.numbers[0]
+
+    @property
+    def passes(self) -> jax.Array | np.ndarray:
+        """int32 []: of the decoder, that of the prefill included."""
+        return self.numbers[1]
+
+    @property
+    def proposed(self) -> jax.Array | np.ndarray:
+        """int32 []: ids that were guessed for places that there were."""
+        return self.numbers[2]
+
+    @property
+    def accepted(self) -> jax.Array | np.ndarray:
+        """int32 []: how many of those were right."""
+        return self.numbers[3]
+
+    @property
+    def ids(self) -> jax.Array | np.ndarray:
+        """int32 [most]"""
+        return self.numbers[4:]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decode:
     """Chooses ids until the chunk is complete, or EOS, or a limit."""
@@ -123,7 +165,7 @@ class Decode:
     early_stop: bool
 
     def __call__(self, params: Params, vocabulary: Vocabulary, hidden: jax.Array, cache: KVCache,
-                 ) -> tuple[jax.Array, ...]:
+                 ) -> tuple[Decoded, KVCache]:
         """Decode.
 
         Args:
@@ -133,8 +175,8 @@ class Decode:
             cache: Of the prefix; its buffers are taken over.
 
         Returns:
-            Ids int32 [most], how many count, the passes done, that of the prefill included, and
-            the cache (which is returned so that its buffers can be the ones of the argument).
+            What was decoded, and the cache (which is returned so that its buffers can be the ones
+            of the argument).
         """
         arguments = self._arguments(params, vocabulary)
         if self._constant:
@@ -143,7 +185,7 @@ class Decode:
             arguments['forced'] = arguments['forced'].replace(before=vocabulary.before[:0])
         state = greedy(self.model, params, hidden, cache,
                        options=DecodeOptions(max_ids=self.max_ids, eos_id=self._eos), **arguments)
-        return state.tokens[0], state.length[0], state.step, state.cache
+        return Decoded.of(state.tokens[0], state.length[0], state.step), state.cache
 
     @property
     def _eos(self) -> int | None:
@@ -177,7 +219,7 @@ class Speculate(Decode):
     """Ids that are guessed for each pass."""
 
     def __call__(self, params: Params, vocabulary: Vocabulary, hidden: jax.Array, cache: KVCache,
-                 drafter: Drafter, relaxation: Relaxation | None) -> tuple[jax.Array, ...]:
+                 drafter: Drafter, relaxation: Relaxation | None) -> tuple[Decoded, KVCache]:
         """Decode: see Decode.
 
         Args:
@@ -187,10 +229,6 @@ class Speculate(Decode):
             cache: See Decode.
             drafter: What guesses.
             relaxation: Of what is accepted; None for exact acceptance.
-
-        Returns:
-            What Decode returns, and before the cache: how many ids were guessed for places that
-            there were, and how many of those were right.
         """
         done = speculate(
             self.model, params, hidden, cache, drafter=drafter, relaxation=relaxation,
@@ -198,5 +236,6 @@ class Speculate(Decode):
                                        draft_length=self.draft_length),
             **self._arguments(params, vocabulary))
         constant = len(vocabulary.before) if self._constant else 0
-        return (done.tokens[0, constant:], done.length[0] - constant,
-                done.step - int(self._constant), done.proposed, done.accepted, done.cache)
+        return Decoded.of(
+            done.tokens[0, constant:], done.length[0] - constant,
+            done.step - int(self._constant), done.proposed, done.accepted), done.cache

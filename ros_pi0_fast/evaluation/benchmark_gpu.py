@@ -25,6 +25,7 @@ import numpy as np
 
 from ros_pi0_fast.accel.quantized_checkpoint import tree_bytes
 from ros_pi0_fast.engine.engine import Engine
+from ros_pi0_fast.engine.pruning import PolicyPruner
 from ros_pi0_fast.engine.variant import REFERENCE, Variant
 from ros_pi0_fast.evaluation.benchmark import PRESETS, load_policy_and_observations
 from ros_pi0_fast.evaluation.forced_speculation import ForcedSpeculation
@@ -155,6 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--runs', type=int, default=11, help='timed inferences a row')
     parser.add_argument('--prompt-tokens', type=int, default=60)
     parser.add_argument('--tokens', type=int, default=48, help='decoded')
+    parser.add_argument('--training-free', action='store_true',
+                        help='prune as where there is no trained pruner; else by one of random '
+                        'weights')
     parser.add_argument('--trace', type=Path, help='folder for traces of one inference a row')
     parser.add_argument('--json', type=Path, help='file for the table as JSON')
     options = parser.parse_args(arguments)
@@ -162,7 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.preset, count=4, checkpoint=None, prompt_tokens=options.prompt_tokens,
         tokens=options.tokens)
     engine = Engine(checkpoint, codec, variant=REFERENCE, **how, kept_variants=None,
-                    speculation=ForcedSpeculation({}, codec))
+                    speculation=ForcedSpeculation({}, codec),
+                    pruning=None if options.training_free else PolicyPruner.random(
+                        checkpoint.config, codec.profile.cameras))
     machine = measure_machine(checkpoint.config.dtype)
     print(f'{machine.device}: copy {machine.copy / 1e9:.0f} GB/s (read and written), '
           f'matrix-vector {machine.matrix_vector / 1e9:.0f} GB/s, '
