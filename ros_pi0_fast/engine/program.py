@@ -261,13 +261,16 @@ class Program:
             array.copy_to_host_async()
         if ranking is not None:  # While the device decodes, and before anybody waits for it.
             memory.state = self._listen(ranking, decoded, cache, tokens)
+        del cache  # To give up so many buffers takes the host a while, which it has now.
         if at_once:  # Waited for in turn, so that each stage's time is known nevertheless.
             lap('vision_ms', seen)
             lap('prefill_ms', hidden)
-        decoded, kept = jax.device_get((decoded, kept))
+        # Read while the chunk is decoded.
+        kept = kept_by_camera(jax.device_get(kept), self._codec.profile.cameras,
+                              self._model.config.siglip.grid)
+        decoded = jax.device_get(decoded)
         lap('decode_ms', None)
-        ids, stats = self._finish(decoded, tokens, kept_by_camera(
-            kept, self._codec.profile.cameras, self._model.config.siglip.grid), times)
+        ids, stats = self._finish(decoded, tokens, kept, times)
         return ids, self.decoding.note(stats, guessed, int(decoded.proposed),
                                        int(decoded.accepted), learn=length is None)
 

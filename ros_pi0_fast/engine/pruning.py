@@ -95,9 +95,10 @@ class PruningMemory:
 
     def take(self, pruner: AdaptiveVisualPruner, tokens: jax.ShapeDtypeStruct,
              instruction: str) -> tuple[PruningState, np.bool_]:
-        """Return what is remembered, to be taken over, and whether a new instruction makes it void.
+        """Return what is remembered, and whether a new instruction makes it void.
 
-        Until `state` is set again nothing is remembered, as is right if that never comes.
+        It is taken over: until `state` is set again nothing is remembered, as is right if that
+        never comes.
         """
         new, self._instruction = instruction != self._instruction, instruction
         state, self.state = self.state, None

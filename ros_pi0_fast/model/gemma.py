@@ -214,6 +214,11 @@ class Block(nn.Module):
             y = FeedForward(self.config, name='mlp')(RMSNorm(name='pre_ffw_norm')(x))
             return x + y, cache
 
+    @staticmethod
+    def finish(x: jax.Array, norm: Params) -> jax.Array:
+        """Return the norm of what the last layer returned."""
+        return RMSNorm().apply({'params': norm}, x)
+
 
 def init_gemma(config: GemmaConfig, attend: Attend, rng: jax.Array) -> Params:
     """Return random float32 weights: the tree below PaliGemma/llm."""

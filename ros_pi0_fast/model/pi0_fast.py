@@ -283,7 +283,7 @@ class Pi0Fast:
             x = middle = self._run_layers(first, x, tokens, None)[0]
             llm = {**llm, 'layers': rest}
         x, _ = self._run_layers(llm['layers'], x, tokens, None)
-        return gemma.RMSNorm().apply({'params': llm['final_norm']}, x), middle
+        return gemma.Block.finish(x, llm['final_norm']), middle
 
     def _training_visible(self, batch: Batch) -> Visible:
         """Say who sees whom among images and tokens, the last token left out."""
@@ -312,7 +312,8 @@ class Pi0Fast:
         x, layers = self._run_layers(llm['layers'], x, tokens, cache)
         if tokens.only is not None and x.shape[1] != 1:  # Scanned layers computed all of them.
             x = take_token(x, tokens.only)
-        return gemma.RMSNorm().apply({'params': llm['final_norm']}, x), layers
+        block = self.block(self.config.gemma, self.attend)
+        return block.finish(x, llm['final_norm']), layers
 
     def _run_layers(self, layers: Layers, x: jax.Array, tokens: Tokens, cache: KVCache | None,
                     ) -> tuple[jax.Array, object]:

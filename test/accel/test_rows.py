@@ -14,6 +14,7 @@ from ros_pi0_fast.accel.kernels.few_product import GROUP, Halves, Tile, few_fit,
 from ros_pi0_fast.accel.kernels.few_tokens import (
     SLOTS,
     FewTokensBlock,
+    Sum,
     add_and_norm,
     attend_cache,
     halves,
@@ -64,15 +65,9 @@ def activations(kind, x):
 def test_the_kernel_s_products_are_those_of_the_wide_matrix(kind, inputs, outputs, tokens):
     rows, x, expected = product_case(kind, inputs, outputs, tokens)
     assert rows.shape == (inputs, outputs) and few_fit(rows)
-    residual = jax.random.normal(jax.random.key(5), expected.shape).astype(jnp.bfloat16)
-    if outputs < len(rows.values):  # A layer has no padding, and nothing else adds.
-        residual *= 0
-        found = few_product([rows], activations(kind, x), interpret=not ON_GPU)[:, :outputs]
-    else:
-        found = few_product([rows], activations(kind, x), residual=residual,
-                            interpret=not ON_GPU)
+    found = few_product([rows], activations(kind, x), interpret=not ON_GPU)[:, :outputs]
     assert found.shape == expected.shape and found.dtype == jnp.bfloat16
-    assert relative_error(found, expected + np.asarray(residual, np.float32)) < ROUNDED
+    assert relative_error(found, expected) < ROUNDED
 
 
 def test_large_matrices_are_split():
@@ -104,9 +99,9 @@ def test_what_is_split_may_be_added_up_by_the_norm_that_follows(kind):
     assert relative_error(parts.sum(axis=0), expected) < ROUNDED
     residual, gain = (jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16)
                       for i, shape in ((5, (3, 256)), (6, (256,))))
-    y, normed = add_and_norm(parts, residual, gain, False, not ON_GPU)
+    y, normed = add_and_norm(Sum(residual, parts), gain, False, not ON_GPU)
     assert relative_error(y, expected + np.asarray(residual, np.float32)) < ROUNDED
-    again, alike = add_and_norm(y - residual, residual, gain, True, not ON_GPU)
+    again, alike = add_and_norm(Sum(residual, y - residual), gain, True, not ON_GPU)
     for found in (normed, 256. * alike.high * alike.scale + alike.low * alike.scale):
         assert relative_error(found, np.asarray(
             norm(again, gain, interpret=not ON_GPU), np.float32)) < 2 * ROUNDED
@@ -231,7 +226,8 @@ def test_a_layer_is_the_model_s(kind, tokens):
             uniform=tokens == 1))
         assert block.fits(few, x, where)
         expected, expected_cache = expect({'params': reference}, x, where, cache)
-        found, found_cache = apply({'params': few}, x, where, cache)
+        added, found_cache = apply({'params': few}, x, where, cache)
+        found = added.whole(block.interpret)
         assert found.dtype == expected.dtype and found.shape == expected.shape
         for one, other in ((found - x, expected - x), (found_cache.k, expected_cache.k),
                            (found_cache.v, expected_cache.v)):
@@ -242,6 +238,13 @@ def test_a_layer_is_the_model_s(kind, tokens):
         others = np.delete(np.asarray(found_cache.k), range(slot, slot + tokens), axis=1)
         assert np.array_equal(others, np.delete(np.asarray(cache.k), range(slot, slot + tokens),
                                                 axis=1))
+    # What follows adds up what a layer returns: the next layer, or the last norm.
+    gain = {'scale': few['pre_ffw_norm']['scale']}
+    assert relative_error(block.finish(added, gain), np.asarray(
+        Block.finish(found, gain), np.float32)) < 2 * ROUNDED
+    following, expected = (apply({'params': few}, x, where, cache)[0].whole(block.interpret)
+                           for x in (added, found))
+    assert relative_error(following, np.asarray(expected, np.float32)) < 2 * ROUNDED
 
 
 @pytest.mark.parametrize('tokens', [1, 3, 8])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ros_pi0_fast.accel.equations import path_of
 from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.kernels.few_product import TOKENS, Halves, few_fit, few_product
+from ros_pi0_fast.accel.kernels.mixed_product import mixed_fits, mixed_product
 from ros_pi0_fast.accel.kernels.rows import INPUTS, Rows
 from ros_pi0_fast.accel.kernels.widen import widened
 from ros_pi0_fast.accel.matrices import Matrices, product
@@ -17,6 +18,8 @@ from ros_pi0_fast.accel.quantized import QuantizedMatrix
 from ros_pi0_fast.model.layers import Params
 
 SMALLEST_CAPABILITY = 8.0
+SMALL = 2 ** 22
+"""Integers of a matrix that a kernel of its own is not worth while for, to widen them."""
 _HIDDEN = {('MlpBlock_0', 'Dense_0', 'kernel'): 1, ('MlpBlock_0', 'Dense_0', 'bias'): 0,
            ('MlpBlock_0', 'Dense_1', 'kernel'): 0}
 """Ends of the paths of what has SigLIP's hidden axis, and which axis that is."""
@@ -32,22 +35,29 @@ def _(w: Rows, x: jax.Array) -> jax.Array:
 def _many_product(w: Rows, x: jax.Array) -> jax.Array:
     """Return x [t, in] times a matrix, [t, out], as fast as tensor cores multiply."""
     x = jnp.pad(x, ((0, 0), (0, w.columns - x.shape[1])))
-    if w.bits == 8:
-        # By a kernel of its own on a GPU: within the product XLA would do it again for each tile
-        # of tokens, which takes 138 us for 97 and 832 tokens, and before it at half the rate.
-        wide = jax.lax.platform_dependent(
-            w.values, cuda=widened, default=lambda values: values.astype(x.dtype))
+    if w.bits == 16:
+        return _by_outputs(x, w.values, x.dtype)[:, :w.outputs]
+    if mixed_fits(w, x):
+        products = mixed_product(w.values, x)
+    elif w.values.size > SMALL:
+        # Scaled by what follows: as part of the product XLA scales it in a pass of its own.
+        products = jax.lax.optimization_barrier(_by_outputs(x, _wide(w, x.dtype), jnp.float32))
     else:
-        wide = w.in_units(x.dtype)
+        products = _by_outputs(x, w.in_units(x.dtype), jnp.float32)
+    return (products * w.scale).astype(x.dtype)[:, :w.outputs]
+
+
+def _by_outputs(x: jax.Array, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+
+
+def _wide(w: Rows, dtype: jnp.dtype) -> jax.Array:
+    """Return a matrix of integers in units of its scale, made so by a kernel of its own: within
+    the product it would be done again for each tile of tokens."""
     if w.bits == 4:
-        # Unpacked once, by a kernel of its own: within the product it would be done again for
-        # each tile of tokens, which took 14 ms more for a prefix of 832 than bfloat16 does.
-        wide = jax.lax.optimization_barrier(wide)
-    products = jax.lax.dot_general(
-        x, wide, (((1,), (1,)), ((), ())),
-        preferred_element_type=x.dtype if w.scale is None else jnp.float32)
-    scaled = products if w.scale is None else (products * w.scale).astype(x.dtype)
-    return scaled[:, :w.outputs]
+        return jax.lax.optimization_barrier(w.in_units(dtype))
+    return jax.lax.platform_dependent(
+        w.values, cuda=widened, default=lambda values: values.astype(dtype))
 
 
 def to_rows(params: Params) -> Params:

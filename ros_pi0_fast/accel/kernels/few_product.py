@@ -134,27 +134,24 @@ def few_fit(w: Rows) -> bool:
 
 
 def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = False,
-                residual: jax.Array | None = None, tile: Tile | None = None,
-                whole: bool = True, leads: bool = False, interpret: bool = False) -> jax.Array:
+                tile: Tile | None = None, whole: bool = True, leads: bool = False,
+                interpret: bool = False) -> jax.Array:
     """Return x times matrices, side by side: bfloat16 [t, sum of out].
 
     Args:
         parts: Matrices [in, out], of the same kind and inputs: see few_fit.
         x: bfloat16 [t, in], t ≤ TOKENS, for wide matrices; Halves for those of integers.
         gate: There are two: return gelu(x · first) · (x · second), [t, out].
-        residual: bfloat16 [t, out], without padding: is added to the product, which is rounded
-            first.
         tile: How to cut it up; None: chosen.
         whole: False: what is split is not added up, float32 [splits, t, sum of out]; for one token
-            and wide matrices nothing is. There is no residual then.
+            and wide matrices nothing is.
         leads: What follows is another kernel that waits for this one: see chain.
         interpret: Run the kernel's operations one by one on any device, to test it.
     """
     x = _columns(x, parts[0].columns)
     count = jax.tree.leaves(x)[0].shape[0]
     if tile is None and count == 1 and all(map(one_fits, parts)):
-        return one_product(parts, x, gate=gate, residual=residual, leads=leads,
-                           interpret=interpret)
+        return one_product(parts, x, gate=gate, leads=leads, interpret=interpret)
     tile = tile or Tile.of(parts[0], gate, whole)
     firsts = first_programs(parts, tile.outputs)
     programs = firsts[1] if gate else firsts[-1]
@@ -165,7 +162,6 @@ def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = Fa
     if tile.splits > 1:
         out_shape = jax.ShapeDtypeStruct((tile.splits, *shape), jnp.float32)
         out_spec = pl.BlockSpec((None, TOKENS, tile.outputs), lambda i, j: (j, 0, i))
-    added = residual if tile.splits == 1 else None
     out = pl.pallas_call(
         functools.partial(_kernel, firsts=None if gate else firsts, tile=tile, count=count,
                           leads=leads or (whole and tile.splits > 1), interpret=interpret),
@@ -174,34 +170,29 @@ def few_product(parts: Sequence[Rows], x: jax.Array | Halves, *, gate: bool = Fa
                                                          lambda i, j: (0, 0)), x),
                   [jax.tree.map(lambda x, first=first: outputs_spec(
                       x, tile.outputs, 0 if gate else first), own)
-                   for own, first in zip(arrays, firsts, strict=False)],
-                  None if added is None else block],
+                   for own, first in zip(arrays, firsts, strict=False)]],
         out_specs=out_spec, out_shape=out_shape,
         compiler_params=plgpu.CompilerParams(num_warps=tile.outputs // 16,
                                              num_stages=tile.stages),
-        name='gated_product' if gate else 'few_product', interpret=interpret)(x, arrays, added)
-    return out if tile.splits == 1 or not whole else _summed(out, residual, interpret)
+        name='gated_product' if gate else 'few_product', interpret=interpret)(x, arrays)
+    return out if tile.splits == 1 or not whole else _summed(out, interpret)
 
 
-def _summed(parts: jax.Array, residual: jax.Array | None, interpret: bool) -> jax.Array:
-    """Return the sum of float32 [splits, t, out], rounded, and a residual: bfloat16 [t, out]."""
+def _summed(parts: jax.Array, interpret: bool) -> jax.Array:
+    """Return the sum of float32 [splits, t, out], rounded: bfloat16 [t, out]."""
     count, outputs = parts.shape[1:]
     step = math.gcd(SUMMED, outputs)
-    row = pl.BlockSpec((None, step), lambda i: (i % count, i // count))
     return call(_sum_kernel, programs=count * (outputs // step), leads=False,
                 in_specs=[pl.BlockSpec((parts.shape[0], None, step),
-                                       lambda i: (0, i % count, i // count)),
-                          *(() if residual is None else (row,))],
-                out_specs=[row], out_shape=[jax.ShapeDtypeStruct((count, outputs), jnp.bfloat16)],
-                warps=4, name='sum_of_parts', interpret=interpret)(
-                    parts, *(() if residual is None else (residual,)))[0]
+                                       lambda i: (0, i % count, i // count))],
+                out_specs=[pl.BlockSpec((None, step), lambda i: (i % count, i // count))],
+                out_shape=[jax.ShapeDtypeStruct((count, outputs), jnp.bfloat16)], warps=4,
+                name='sum_of_parts', interpret=interpret)(parts)[0]
 
 
-def _sum_kernel(_, parts_ref, *refs) -> None:
-    """Some outputs of a token. parts [splits, n]; residual, if any, out [n]."""
-    found = jnp.sum(parts_ref[...], axis=0).astype(jnp.bfloat16)
-    *residual, out_ref = refs
-    out_ref[...] = residual[0][...] + found if residual else found
+def _sum_kernel(_, parts_ref, out_ref) -> None:
+    """Some outputs of a token. parts [splits, n]; out [n]."""
+    out_ref[...] = jnp.sum(parts_ref[...], axis=0).astype(jnp.bfloat16)
 
 
 def _columns(x: jax.Array | Halves, columns: int) -> jax.Array | Halves:
@@ -211,10 +202,10 @@ def _columns(x: jax.Array | Halves, columns: int) -> jax.Array | Halves:
     return x if x.shape[1] == columns else jnp.pad(x, ((0, 0), (0, columns - x.shape[1])))
 
 
-def _kernel(x_refs, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...] | None,
+def _kernel(x_refs, part_refs, out_ref, *, firsts: tuple[int, ...] | None,
             tile: Tile, count: int, leads: bool, interpret: bool) -> None:
     """Some outputs. x [TOKENS, in], or Halves of it; parts: values [outputs, …], scale [outputs],
-    groups [outputs, n]; residual, out [TOKENS, outputs]."""
+    groups [outputs, n]; out [TOKENS, outputs]."""
     mask = jax.lax.broadcasted_iota(jnp.int32, (TOKENS, 1), 0) < (
         lead(count, interpret) if leads else count)
     make = _WideProduct if not isinstance(x_refs, Halves) else (
@@ -239,10 +230,7 @@ def _kernel(x_refs, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...]
         result = gated(*sums(part_refs))
     else:
         result = of_program(pl.program_id(0), part_refs, firsts, lambda part: sums([part])[0])
-    result = result.T.astype(out_ref.dtype)
-    if residual_ref is not None:
-        result = load(residual_ref.at[:, :], mask) + result
-    plgpu.store(out_ref.at[:, :], result, mask=mask)
+    plgpu.store(out_ref.at[:, :], result.T.astype(out_ref.dtype), mask=mask)
 
 
 @dataclass(frozen=True)

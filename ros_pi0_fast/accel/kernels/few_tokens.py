@@ -1,11 +1,11 @@
-"""A decoder layer for a few tokens in eight to ten kernels, where a compiler makes twenty-five.
+"""A decoder layer for a few tokens in seven to nine kernels, where a compiler makes twenty-five.
 
 Lossless with bfloat16; weights of integers see activations that are rounded: see few_product.
 
 At batch one a kernel that reads no weights takes as long to start as a small product takes to
-read its own, so gate and residual are computed by the products that make them, and rotary
-embedding, the new keys' way into the cache and attention are one kernel over blocks of the cache,
-whose partial softmaxes (FlashDecoding's method) a second one merges.
+read its own, so the gate is computed by the products that make it, sums by the norm that follows,
+and rotary embedding, the new keys' way into the cache and attention are one kernel over blocks of
+the cache, whose partial softmaxes (FlashDecoding's method) a second one merges.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -43,7 +44,25 @@ HEAD = 256
 """Size of a head that activations are halved by: all of Gemma's, and a step of the product."""
 SLOTS = 64
 """Slots of the cache that a program attends to."""
+ADD_WARPS = 8
+"""Of a program that adds up what was split, and norms it."""
 HIDDEN = -1e30
+
+
+@flax.struct.dataclass
+class Sum:
+    """What a layer returns: the norm that follows adds it up. Only a kernel of these may read it
+    (see chain)."""
+
+    x: jax.Array
+    """bfloat16 [t, d]"""
+    parts: jax.Array
+    """float32 [splits, t, d] or bfloat16 [t, d]: of a product."""
+
+    def whole(self, interpret: bool = False) -> jax.Array:
+        """Return it added up, [1, t, d]."""
+        gain = jnp.zeros(self.x.shape[1:], self.x.dtype)
+        return add_and_norm(self, gain, False, interpret, leads=False)[0][None]
 
 
 @dataclass(frozen=True)
@@ -55,37 +74,48 @@ class FewTokensBlock:
     interpret: bool = False
     """Run the kernels' operations one by one on any device, to test them."""
 
-    def apply(self, variables: Params, x: jax.Array, tokens: Tokens, cache: LayerCache | None,
-              ) -> tuple[jax.Array, LayerCache | None]:
+    def apply(self, variables: Params, x: jax.Array | Sum, tokens: Tokens,
+              cache: LayerCache | None) -> tuple[jax.Array | Sum, LayerCache | None]:
         """Transform tokens: see model.gemma.Block."""
         weights = variables['params']
         if not self.fits(weights, x, tokens):
+            x = x.whole(self.interpret) if isinstance(x, Sum) else x
             return Block(self.config, self.attend).apply(variables, x, tokens, cache)
         attn, mlp = weights['attn'], weights['mlp']
         halved = mlp['linear'].parts[0].bits < 16
         with jax.named_scope('attention'):
-            gain = weights['pre_attention_norm']['scale']
-            if type(cache) is LayerCache:
-                mixed, cache = self._attend(attn, norm(x[0], gain, halved, self.interpret),
-                                            tokens, cache, halved)
+            gain, own = weights['pre_attention_norm']['scale'], type(cache) is LayerCache
+            if isinstance(x, Sum):
+                x, normed = add_and_norm(x, gain, halved and own, self.interpret, leads=own)
+            else:
+                x, normed = x[0], norm(x[0], gain, halved and own, self.interpret, leads=own)
+            if own:
+                mixed, cache = self._attend(attn, normed, tokens, cache, halved)
                 y = few_product(attn['attn_vec_einsum']['w'].parts, mixed, whole=False,
                                 leads=True, interpret=self.interpret)
             else:
                 mixed, cache = Attention(self.config, self.attend).apply(
-                    {'params': attn}, norm(x[0], gain, False, self.interpret)[None], tokens, cache)
+                    {'params': attn}, normed[None], tokens, cache)
                 y = mixed[0]
         with jax.named_scope('feed_forward'):
-            y, normed = add_and_norm(y, x[0], weights['pre_ffw_norm']['scale'], halved,
+            y, normed = add_and_norm(Sum(x, y), weights['pre_ffw_norm']['scale'], halved,
                                      self.interpret)
             hidden = few_product(mlp['gating_einsum'].parts, normed, gate=True, leads=True,
                                  interpret=self.interpret)
-            return few_product(
+            return Sum(y, few_product(
                 mlp['linear'].parts, halves(hidden, self.interpret) if halved else hidden,
-                residual=y, interpret=self.interpret)[None], cache
+                whole=False, leads=True, interpret=self.interpret)), cache
 
-    def fits(self, weights: Params, x: jax.Array, tokens: Tokens) -> bool:
+    def finish(self, x: jax.Array | Sum, norm: Params) -> jax.Array:
+        """Return the norm of what the last layer returned: see model.gemma.Block."""
+        if not isinstance(x, Sum):
+            return Block.finish(x, norm)
+        return add_and_norm(x, norm['scale'], False, self.interpret, leads=False)[1][None]
+
+    def fits(self, weights: Params, x: jax.Array | Sum, tokens: Tokens) -> bool:
         """Tell whether the kernels are for these weights and tokens."""
         c = self.config
+        x = x.x[None] if isinstance(x, Sum) else x
         few = (tokens.slot is not None and x.shape[0] == 1 and x.shape[1] <= TOKENS
                and x.dtype == jnp.bfloat16)
         sizes = (c.num_kv_heads == 1 and c.head_dim in (64, 128, 256)
@@ -126,31 +156,25 @@ def _is_matrices(leaf: object) -> bool:
 
 
 def norm(x: jax.Array, gain: jax.Array, halved: bool = False, interpret: bool = False,
-         ) -> jax.Array | Halves:
-    """Return the RMS norm of x [t, d], as Halves if asked to: see model.gemma.RMSNorm."""
-    return _by_rows(_norm_kernel, 'rms_norm', halved, interpret, x, gain)
+         leads: bool = True) -> jax.Array | Halves:
+    """Return the RMS norm of x [t, d], as Halves if asked to: see model.gemma.RMSNorm, chain."""
+    return _by_rows(_norm_kernel, 'rms_norm', halved, interpret, x, gain, leads=leads)
 
 
-def add_and_norm(parts: jax.Array, x: jax.Array, gain: jax.Array, halved: bool, interpret: bool,
+def add_and_norm(x: Sum, gain: jax.Array, halved: bool, interpret: bool, leads: bool = True,
                  ) -> tuple[jax.Array, jax.Array | Halves]:
-    """Return the sum of x [t, d] and a product, and its norm.
-
-    Args:
-        parts: float32 [splits, t, d], which few_product returns, or bfloat16 [t, d].
-        x: bfloat16 [t, d]
-        gain: See norm, and so the next.
-        halved: The norm is to be Halves.
-        interpret: See few_product.
-    """
-    row = pl.BlockSpec((None, x.shape[1]), lambda i: (i, 0))
-    shapes, specs = _outputs(x.shape, x.dtype, row, halved)
-    parts = parts if parts.ndim == 3 else parts[None]
+    """Return a sum, bfloat16 [t, d], and its norm: see norm."""
+    row = pl.BlockSpec((None, x.x.shape[1]), lambda i: (i, 0))
+    shapes, specs = _outputs(x.x.shape, x.x.dtype, row, halved)
+    parts = x.parts if x.parts.ndim == 3 else x.parts[None]
     y, *out = call(
-        _add_and_norm_kernel, programs=x.shape[0],
-        in_specs=[pl.BlockSpec((len(parts), None, x.shape[1]), lambda i: (0, i, 0)), row,
+        _add_and_norm_kernel, programs=x.x.shape[0],
+        in_specs=[pl.BlockSpec((len(parts), None, x.x.shape[1]), lambda i: (0, i, 0)), row,
                   pl.BlockSpec(gain.shape, lambda i: (0,))],
-        out_specs=[row, *specs], out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype), *shapes],
-        warps=4, name='add_and_norm', interpret=interpret)(parts, x, gain)
+        out_specs=[row, *specs],
+        out_shape=[jax.ShapeDtypeStruct(x.x.shape, x.x.dtype), *shapes],
+        warps=ADD_WARPS, name='add_and_norm', interpret=interpret, leads=leads)(
+            parts, x.x, gain)
     return y, Halves(*out) if halved else out[0]
 
 
@@ -162,14 +186,14 @@ def halves(x: jax.Array, interpret: bool = False) -> Halves:
 
 
 def _by_rows(kernel: Callable, name: str, halved: bool, interpret: bool, x: jax.Array,
-             *gain: jax.Array) -> jax.Array | Halves:
+             *gain: jax.Array, leads: bool = True) -> jax.Array | Halves:
     """Run a kernel for each row of x [t, d]."""
     row = pl.BlockSpec((None, x.shape[1]), lambda i: (i, 0))
     shapes, specs = _outputs(x.shape, x.dtype, row, halved)
     out = call(kernel, programs=x.shape[0],
                in_specs=[row, *(pl.BlockSpec(g.shape, lambda i: (0,)) for g in gain)],
-               out_specs=specs, out_shape=shapes, warps=4, name=name,
-               interpret=interpret)(x, *gain)
+               out_specs=specs, out_shape=shapes, warps=4, name=name, interpret=interpret,
+               leads=leads)(x, *gain)
     return Halves(*out) if halved else out[0]
 
 

@@ -39,8 +39,8 @@ def one_fits(w: Rows) -> bool:
             and w.columns % 2048 == 0)
 
 
-def one_product(parts: Sequence[Rows], x: jax.Array, *, gate: bool,
-                residual: jax.Array | None, leads: bool, interpret: bool) -> jax.Array:
+def one_product(parts: Sequence[Rows], x: jax.Array, *, gate: bool, leads: bool,
+                interpret: bool) -> jax.Array:
     """Return x [1, in] times wide matrices: see few_product."""
     total = sum(w.outputs for w in parts) // (2 if gate else 1)
     rows = next((rows for rows in ROWS if total // rows >= PROGRAMS), ROWS[-1])
@@ -48,24 +48,23 @@ def one_product(parts: Sequence[Rows], x: jax.Array, *, gate: bool,
     step = math.gcd(step, parts[0].columns)
     firsts = first_programs(parts, rows)
     programs = firsts[1] if gate else firsts[-1]
-    out = pl.BlockSpec((None, rows), lambda i: (0, i))
     return pl.pallas_call(
         functools.partial(_kernel, firsts=None if gate else firsts, step=step, leads=leads,
                           interpret=interpret),
         grid=(programs,),
         in_specs=[pl.BlockSpec((None, x.shape[1]), lambda i: (0, 0)),
                   [outputs_spec(w.values, rows, 0 if gate else first)
-                   for w, first in zip(parts, firsts, strict=False)],
-                  None if residual is None else out],
-        out_specs=out, out_shape=jax.ShapeDtypeStruct((1, programs * rows), x.dtype),
+                   for w, first in zip(parts, firsts, strict=False)]],
+        out_specs=pl.BlockSpec((None, rows), lambda i: (0, i)),
+        out_shape=jax.ShapeDtypeStruct((1, programs * rows), x.dtype),
         compiler_params=plgpu.CompilerParams(num_warps=THREADS // 32, num_stages=2),
         name='gated_product' if gate else 'one_product', interpret=interpret)(
-            x, [w.values for w in parts], residual)
+            x, [w.values for w in parts])
 
 
-def _kernel(x_ref, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...] | None,
-            step: int, leads: bool, interpret: bool) -> None:
-    """Some outputs. x [in]; parts [rows, in]; residual, out [rows]."""
+def _kernel(x_ref, part_refs, out_ref, *, firsts: tuple[int, ...] | None, step: int, leads: bool,
+            interpret: bool) -> None:
+    """Some outputs. x [in]; parts [rows, in]; out [rows]."""
     there = jnp.broadcast_to(lead(1, interpret) > 0, (step,)) if leads else None
     def products(*parts: object) -> list[jax.Array]:
         def body(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
@@ -83,8 +82,7 @@ def _kernel(x_ref, part_refs, residual_ref, out_ref, *, firsts: tuple[int, ...] 
         result = gated(*products(*part_refs))
     else:
         result = of_program(pl.program_id(0), part_refs, firsts, lambda part: products(part)[0])
-    result = result.astype(out_ref.dtype)
-    out_ref[...] = result if residual_ref is None else residual_ref[...] + result
+    out_ref[...] = result.astype(out_ref.dtype)
 
 
 def multiply_add(interpret: bool, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
