@@ -44,7 +44,7 @@ HEAD = 256
 """Size of a head that activations are halved by: all of Gemma's, and a step of the product."""
 SLOTS = 64
 """Slots of the cache that a program attends to."""
-ADD_WARPS = 8
+ADD_WARPS = 16
 """Of a program that adds up what was split, and norms it."""
 HIDDEN = -1e30
 
