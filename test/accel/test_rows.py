@@ -10,6 +10,7 @@ import pytest
 
 from ros_pi0_fast.accel.kernels import chain
 from ros_pi0_fast.accel.kernels.by_rows import to_rows
+from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.kernels.few_product import GROUP, Halves, Tile, few_fit, few_product
 from ros_pi0_fast.accel.kernels.few_tokens import (
     SLOTS,
@@ -20,7 +21,9 @@ from ros_pi0_fast.accel.kernels.few_tokens import (
     halves,
     norm,
 )
+from ros_pi0_fast.accel.kernels.mixed_product import _kernel, mixed_fits, mixed_product
 from ros_pi0_fast.accel.kernels.rows import Rows
+from ros_pi0_fast.accel.kernels.widen import widened
 from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
 from ros_pi0_fast.accel.quantization import Scheme, quantize_params
 from ros_pi0_fast.evaluation.product_cuts import KINDS
@@ -160,6 +163,42 @@ def odd_policy():
                      gemma=replace(config.gemma, depth=1))
     model = Pi0Fast(config)
     return model, jax.jit(model.init)(jax.random.key(0))
+
+
+def test_integers_are_widened_exactly():
+    values = jax.random.randint(jax.random.key(0), (64, 384), -128, 128, jnp.int8)
+    found = widened(values, interpret=not ON_GPU)
+    assert found.dtype == jnp.bfloat16 and np.array_equal(np.asarray(found, np.int32), values)
+
+
+def large(inputs, outputs, dtype=jnp.int8):
+    return Rows(values=jax.ShapeDtypeStruct((outputs, inputs), dtype), inputs=inputs,
+                outputs=outputs, groups=None,
+                scale=None if dtype != jnp.int8 else jnp.ones((outputs,)))
+
+
+def test_the_mixed_product_is_for_hopper_and_some_hundreds_of_tokens(monkeypatch):
+    def fits(w, tokens, capability=9.0):
+        device = Device(platform='gpu', capability=capability)
+        monkeypatch.setattr(Device, 'current', lambda: device)
+        return mixed_fits(w, jax.ShapeDtypeStruct((tokens, w.inputs), jnp.bfloat16))
+
+    gate = large(2048, 16384)
+    assert all(fits(gate, tokens) for tokens in (224, 320, 512)) == (_kernel() is not None)
+    assert not any(fits(gate, tokens) for tokens in (17, 513, 832))
+    assert not fits(gate, 320, 8.9) and not fits(gate, 320, 10.0)
+    assert not fits(large(2048, 2048), 320) and not fits(large(16384, 2048), 320)
+    assert not fits(large(2048, 16384, jnp.bfloat16), 320)
+
+
+@pytest.mark.skipif(Device.current().capability != 9.0, reason='a kernel for Hopper GPUs only')
+@pytest.mark.parametrize('tokens', [201, 320])
+def test_the_mixed_product_is_that_of_the_wide_matrix(tokens):
+    keys = jax.random.split(jax.random.key(0))
+    w = jax.random.randint(keys[0], (16384, 2048), -127, 128, jnp.int8)
+    x = jax.random.normal(keys[1], (tokens, 2048)).astype(jnp.bfloat16)
+    expected = np.asarray(x, np.float32) @ np.asarray(w, np.float32).T
+    assert relative_error(mixed_product(w, x), expected) < ROUNDED
 
 
 @pytest.mark.parametrize('kind', KINDS)

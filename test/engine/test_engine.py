@@ -16,7 +16,7 @@ from ros_pi0_fast.engine.choice import EngineError
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.parameters import MIB, MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
-from ros_pi0_fast.engine.stages import Decode, Prefill
+from ros_pi0_fast.engine.stages import Decode, Prefill, Resize
 from ros_pi0_fast.engine.variant import LOSSLESS, REFERENCE, Variant, alone
 from ros_pi0_fast.model.attention import folded
 from ros_pi0_fast.weights.checkpoint import CheckpointError
@@ -99,6 +99,13 @@ def test_pictures_of_a_new_size_never_wait_for_the_compiler(policy, observations
     for chunk, observation in zip(chunks, seen, strict=True):
         np.testing.assert_array_equal(engine.infer(observation).token_ids, chunk.token_ids)
     assert engine.compilations == before + 1
+
+
+def test_pictures_of_the_model_s_size_are_left_alone(policy, observations):
+    engine = Engine(*policy)
+    height, width = engine.model.config.siglip.image_size
+    engine.infer(observations(1, size=(height, width))[0])
+    assert not any(isinstance(key[0], Resize) for key, _ in engine.compiler.executables())
 
 
 def test_stage_times_add_up(engine, observations):

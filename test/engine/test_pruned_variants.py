@@ -73,6 +73,32 @@ def test_keeping_everything_gives_the_same_tokens(policy, trained, observations)
                                           plain.infer(each).token_ids)
 
 
+@pytest.mark.usefixtures('one_bucket')
+@pytest.mark.parametrize('by_history', [False, True])
+def test_what_is_remembered_is_taken_over_and_lost_with_a_frame(
+        policy, trained, observations, monkeypatch, by_history):
+    engine = Engine(*(policy if by_history else trained), variant=HALF)
+    seen = observations(3)
+    engine.infer(seen[0])
+    before = engine.memory.pruning.state
+    engine.infer(seen[1])
+    assert before.tokens.is_deleted() and before.scores.is_deleted()
+    assert int(engine.memory.pruning.state.frames) == 2
+    decode = engine._active.decoding.arguments
+
+    def fail(*arguments):
+        raise RuntimeError('the device is gone')
+
+    monkeypatch.setattr(engine._active.decoding, 'arguments', fail)
+    with pytest.raises(RuntimeError, match='gone'):
+        engine.infer(seen[2])
+    assert engine.memory.pruning.state is None
+    monkeypatch.setattr(engine._active.decoding, 'arguments', decode)
+    chunk = engine.infer(seen[2])
+    assert chunk.valid and int(engine.memory.pruning.state.frames) == 1
+    assert kept(chunk) == (32 if by_history else 16)
+
+
 def test_nothing_is_compiled_after_the_warm_up(trained, observations):
     engine = Engine(*trained, variant=Variant(pruning=True, adaptive=True))
     engine.warm_up()
