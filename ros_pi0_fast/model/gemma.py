@@ -55,7 +55,7 @@ def rotate(x: jax.Array, positions: jax.Array, limit: int | None = None) -> jax.
         float32 [b, t, n, h]
     """
     if limit is None:
-        wavelengths = MAX_WAVELENGTH ** _exponents(x.shape[-1])
+        wavelengths = MAX_WAVELENGTH ** rotary_exponents(x.shape[-1])
         radians = positions[..., None].astype(jnp.float32) / wavelengths
         sin, cos = jnp.sin(radians), jnp.cos(radians)
     else:
@@ -65,7 +65,8 @@ def rotate(x: jax.Array, positions: jax.Array, limit: int | None = None) -> jax.
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def _exponents(size: int) -> np.ndarray:
+def rotary_exponents(size: int) -> np.ndarray:
+    """Return the exponents float32 [size / 2] of the rotary embedding's wavelengths."""
     return np.float32(2.0 / size) * np.arange(size // 2, dtype=np.float32)
 
 
@@ -73,7 +74,7 @@ def _exponents(size: int) -> np.ndarray:
 def _turns(limit: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return sines and cosines, float32 [limit, size / 2], of all positions below a limit."""
     positions = np.arange(limit, dtype=np.float32)[:, None]
-    radians = positions / np.float32(MAX_WAVELENGTH) ** _exponents(size)
+    radians = positions / np.float32(MAX_WAVELENGTH) ** rotary_exponents(size)
     return np.sin(radians), np.cos(radians)
 
 

@@ -10,18 +10,12 @@ import pytest
 
 from ros_pi0_fast.accel.kernels import chain
 from ros_pi0_fast.accel.kernels.by_rows import to_rows
+from ros_pi0_fast.accel.kernels.cache_attention import SLOTS, attend_cache
 from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.kernels.few_product import GROUP, Halves, Tile, few_fit, few_product
-from ros_pi0_fast.accel.kernels.few_tokens import (
-    SLOTS,
-    FewTokensBlock,
-    Sum,
-    add_and_norm,
-    attend_cache,
-    halves,
-    norm,
-)
+from ros_pi0_fast.accel.kernels.few_tokens import FewTokensBlock
 from ros_pi0_fast.accel.kernels.mixed_product import _kernel, mixed_fits, mixed_product
+from ros_pi0_fast.accel.kernels.norms import Sum, add_and_norm, halves, norm
 from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.kernels.widen import widened
 from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
