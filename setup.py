@@ -34,7 +34,7 @@ setup(
     data_files=share('launch', 'config', 'msg', 'checkpoints'),
     python_requires='>=3.10',
     install_requires=[
-        'jax>=0.6,<0.12',
+        'jax>=0.6.1,<0.12',  # 0.6.0: see engine.compiler.READS_BACK.
         'flax>=0.10.4,<0.14',
         'orbax-checkpoint>=0.11.13,<0.13',
         'optax>=0.2.4,<0.3',

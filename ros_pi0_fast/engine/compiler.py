@@ -12,6 +12,10 @@ from typing import Any
 
 import jax
 
+READS_BACK = (0, 6, 1)
+"""The first JAX that reads executables for CPUs back as it wrote them: those of pruning, int8 and
+speculation that 0.6.0 reads choose other ids."""
+
 CompilerOptions = tuple[tuple[str, bool | int | str], ...]
 
 PLATFORM_OPTIONS: dict[str, CompilerOptions] = {'gpu': (
@@ -22,6 +26,10 @@ PLATFORM_OPTIONS: dict[str, CompilerOptions] = {'gpu': (
     ('xla_gpu_graph_min_graph_size', 1),
     ('xla_enable_command_buffers_during_profiling', True))}
 """Of XLA by platform; what is given to a Compiler comes on top."""
+
+
+class CompilationCacheError(RuntimeError):
+    """Executables cannot be kept on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,8 @@ class Compiler:
         """What was compiled so far, in order."""
         self.options = dict(PLATFORM_OPTIONS.get(jax.default_backend(), ())) | dict(options)
         """Of XLA: see jax.stages.Lowered.compile."""
+        if jax.__version_info__ < READS_BACK:  # Whoever asked for it.
+            jax.config.update('jax_enable_compilation_cache', False)
         self._compiled: dict[Hashable, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
         self._key_locks: dict[Hashable, threading.Lock] = {}
@@ -133,8 +143,12 @@ def enable_persistent_cache(folder: Path) -> None:
     """Keep executables of this process in a folder, so that the next start need not compile.
 
     Raises:
+        CompilationCacheError: this JAX reads them back wrong.
         OSError: the folder cannot be made.
     """
+    if jax.__version_info__ < READS_BACK:
+        raise CompilationCacheError(f'JAX {jax.__version__}, expected at least '
+                                    f'{".".join(map(str, READS_BACK))} to read executables back')
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

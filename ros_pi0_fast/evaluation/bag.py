@@ -25,7 +25,7 @@ from typing import Any
 from ros_pi0_fast.codec.policy_codec import PolicyCodec
 from ros_pi0_fast.codec.robot_profile import RobotProfile
 from ros_pi0_fast.engine.choice import MALFORMED
-from ros_pi0_fast.engine.compiler import enable_persistent_cache
+from ros_pi0_fast.engine.compiler import CompilationCacheError, enable_persistent_cache
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.policy import load_policy
 from ros_pi0_fast.engine.variant import Variant, VariantError
@@ -230,7 +230,7 @@ def run(options: argparse.Namespace) -> int:
         load_baseline(options.baseline)
         Tolerance.load(options.tolerance)
     profile = RobotProfile.load(options.robot)
-    with suppress(OSError):  # Then every run compiles.
+    with suppress(OSError, CompilationCacheError):  # Then every run compiles.
         enable_persistent_cache(options.compilation_cache.expanduser())
     with ExitStack() as stack:
         facts, codec = _replay(options, config, profile, settings, stack)

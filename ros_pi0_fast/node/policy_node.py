@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from ros_pi0_fast.codec.robot_profile import RobotProfile
-from ros_pi0_fast.engine.compiler import enable_persistent_cache
+from ros_pi0_fast.engine.compiler import CompilationCacheError, enable_persistent_cache
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.memory import return_free_memory
 from ros_pi0_fast.engine.parameters import MemoryLimitError
@@ -92,7 +92,7 @@ class PolicyNode(LifecycleNode):
             return
         try:
             enable_persistent_cache(folder)
-        except OSError as error:  # Then every start compiles.
+        except (OSError, CompilationCacheError) as error:  # Then every start compiles.
             self.get_logger().warning(f'compilation_cache: {error}')
 
     def _autostart(self) -> None:

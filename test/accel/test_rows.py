@@ -11,7 +11,7 @@ import pytest
 from ros_pi0_fast.accel.kernels import chain
 from ros_pi0_fast.accel.kernels.by_rows import to_rows
 from ros_pi0_fast.accel.kernels.cache_attention import SLOTS, attend_cache
-from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.kernels.device import Device, jax_refusal
 from ros_pi0_fast.accel.kernels.few_product import GROUP, Halves, Tile, few_fit, few_product
 from ros_pi0_fast.accel.kernels.few_tokens import FewTokensBlock
 from ros_pi0_fast.accel.kernels.mixed_product import _kernel, mixed_fits, mixed_product
@@ -27,6 +27,7 @@ from ros_pi0_fast.model.config import GemmaConfig, get_config
 from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, Block, Tokens, rotate
 from ros_pi0_fast.model.pi0_fast import Pi0Fast
 
+pytestmark = pytest.mark.skipif(bool(jax_refusal()), reason=jax_refusal())
 CONFIG = GemmaConfig(width=512, depth=1, mlp_dim=512, num_heads=2, num_kv_heads=1, head_dim=256,
                      vocab_size=64)
 ON_GPU = jax.devices()[0].platform == 'gpu'

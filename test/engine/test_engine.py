@@ -4,6 +4,7 @@ import dataclasses
 import re
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,11 @@ from ros_pi0_fast.codec.fast import MalformedChunkError
 from ros_pi0_fast.codec.policy_codec import ObservationError
 from ros_pi0_fast.engine.background import COMPILE_THREAD
 from ros_pi0_fast.engine.choice import EngineError
+from ros_pi0_fast.engine.compiler import (
+    CompilationCacheError,
+    Compiler,
+    enable_persistent_cache,
+)
 from ros_pi0_fast.engine.engine import Engine
 from ros_pi0_fast.engine.parameters import MIB, MemoryLimitError
 from ros_pi0_fast.engine.policy import load_policy
@@ -106,6 +112,20 @@ def test_pictures_of_the_model_s_size_are_left_alone(policy, observations):
     height, width = engine.model.config.siglip.image_size
     engine.infer(observations(1, size=(height, width))[0])
     assert not any(isinstance(key[0], Resize) for key, _ in engine.compiler.executables())
+
+
+def test_executables_are_not_kept_where_jax_reads_them_back_wrong(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, '__version_info__', (0, 6, 0))
+    monkeypatch.setattr(jax, '__version__', '0.6.0')
+    with pytest.raises(CompilationCacheError, match='JAX 0.6.0, expected at least 0.6.1'):
+        enable_persistent_cache(tmp_path / 'cache')
+    assert not (tmp_path / 'cache').exists()
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        Compiler()
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        jax.config.update('jax_enable_compilation_cache', before)
 
 
 def test_stage_times_add_up(engine, observations):

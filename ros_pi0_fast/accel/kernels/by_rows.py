@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ros_pi0_fast.accel.equations import path_of
-from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.kernels.device import Device, jax_refusal
 from ros_pi0_fast.accel.kernels.few_product import TOKENS, Halves, few_fit, few_product
 from ros_pi0_fast.accel.kernels.mixed_product import mixed_fits, mixed_product
 from ros_pi0_fast.accel.kernels.rows import INPUTS, Rows
@@ -104,4 +104,4 @@ def rows_refusal(device: Device, dtype: str) -> str:
     if device.platform != 'gpu' or device.capability < SMALLEST_CAPABILITY:
         return (f'{device.platform} of compute capability {device.capability:g}, expected an '
                 f'NVIDIA GPU of at least {SMALLEST_CAPABILITY:g}')
-    return '' if dtype == 'bfloat16' else f'dtype: {dtype}, expected bfloat16'
+    return jax_refusal() if dtype == 'bfloat16' else f'dtype: {dtype}, expected bfloat16'

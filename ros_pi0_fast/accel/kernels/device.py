@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
+from jax.experimental.pallas import triton as plgpu
+
+OLDEST_JAX = '0.7.2'
+"""That has all of Pallas that kernels are written in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +27,10 @@ class Device:
         capability = str(getattr(device, 'compute_capability', None) or 0)
         number = float(capability) if capability.replace('.', '', 1).isdigit() else 0.0
         return cls(platform=device.platform, capability=number)
+
+
+def jax_refusal() -> str:
+    """Return why kernels of this package cannot be built with this JAX, or ''."""
+    if hasattr(plgpu, 'load') and hasattr(plgpu, 'CompilerParams'):
+        return ''
+    return f'JAX {jax.__version__}, expected at least {OLDEST_JAX}'

@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ros_pi0_fast.accel.flash_attention import DenseMaskError, row_bounds, to_rows, to_tokens
-from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.kernels.device import Device, jax_refusal
 from ros_pi0_fast.model.attention import Fresh, Visible, widen, write_slots
 
 ROWS = 32
@@ -115,4 +115,4 @@ def pallas_refusal(device: Device) -> str:
     if device.platform != 'gpu' or device.capability < SMALLEST_CAPABILITY:
         return (f'{device.platform} of compute capability {device.capability:g}, expected an '
                 f'NVIDIA GPU of at least {SMALLEST_CAPABILITY:g}')
-    return ''
+    return jax_refusal()
