@@ -117,7 +117,7 @@ def test_pictures_of_the_model_s_size_are_left_alone(policy, observations):
 def test_executables_are_not_kept_where_jax_reads_them_back_wrong(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, '__version_info__', (0, 6, 0))
     monkeypatch.setattr(jax, '__version__', '0.6.0')
-    with pytest.raises(CompilationCacheError, match='JAX 0.6.0, expected at least 0.6.1'):
+    with pytest.raises(CompilationCacheError, match=r'JAX 0\.6\.0, expected at least 0\.6\.1'):
         enable_persistent_cache(tmp_path / 'cache')
     assert not (tmp_path / 'cache').exists()
     before = jax.config.jax_enable_compilation_cache
