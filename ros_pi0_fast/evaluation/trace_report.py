@@ -34,7 +34,14 @@ def trace_file(folder: Path) -> Path:
 
 
 def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield plane, line and event."""
+    """Yield plane, line and event.
+
+    Raises:
+        RuntimeError: this JAX cannot read traces.
+    """
+    if not hasattr(jax.profiler, 'ProfileData'):
+        raise RuntimeError(f'JAX {jax.__version__}: cannot read traces, expected one that has '
+                           'jax.profiler.ProfileData')
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for line in plane.lines:
             for event in line.events:

@@ -13,10 +13,11 @@ from ros_pi0_fast.accel.attention_choice import (
     AttentionShape,
     refusal,
 )
-from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.kernels.device import Device, jax_refusal
 from ros_pi0_fast.accel.kernels.pallas_attention import pallas
 from ros_pi0_fast.model.attention import Fresh, Visible, folded, reference, write_slots
 
+pytestmark = pytest.mark.skipif(bool(jax_refusal()), reason=jax_refusal())
 ON_GPU = jax.devices()[0].platform == 'gpu'
 kernel = functools.partial(pallas, interpret=not ON_GPU)
 FLOAT32, BFLOAT16 = 1e-5, 2e-2

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ros_pi0_fast.accel.kernels.device import jax_refusal
 from ros_pi0_fast.accel.kernels.few_product import Halves, Tile, few_product
 from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.evaluation import product_cuts
 from ros_pi0_fast.evaluation.product_cuts import KINDS, PRODUCTS, candidates
+
+pytestmark = pytest.mark.skipif(bool(jax_refusal()), reason=jax_refusal())
 
 
 def parts_of(kind, shapes):
