@@ -276,9 +276,10 @@ def test_a_layer_is_the_model_s(kind, tokens):
     gain = {'scale': few['pre_ffw_norm']['scale']}
     assert relative_error(block.finish(added, gain), np.asarray(
         Block.finish(found, gain), np.float32)) < 2 * ROUNDED
-    following, expected = (apply({'params': few}, x, where, cache)[0].whole(block.interpret)
-                           for x in (added, found))
-    assert relative_error(following, np.asarray(expected, np.float32)) < 2 * ROUNDED
+    if kind == 'int8':
+        following, expected = (apply({'params': few}, x, where, cache)[0].whole(block.interpret)
+                               for x in (added, found))
+        assert relative_error(following, np.asarray(expected, np.float32)) < 2 * ROUNDED
 
 
 @pytest.mark.parametrize('tokens', [1, 3, 8])

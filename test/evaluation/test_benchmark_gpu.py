@@ -7,6 +7,7 @@ import pytest
 from ros_pi0_fast.evaluation import benchmark_gpu, machine
 
 
+@pytest.mark.usefixtures('quick_compilation')
 def test_rows_are_measured_in_turns_with_the_reference(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(machine, 'COPY_BYTES', 2**20)
     monkeypatch.setattr(machine, 'MATMUL_SIZE', 128)
