@@ -56,7 +56,7 @@ class PolicyPruner:
         Raises:
             PruningError: there is one, and it is for another policy or cannot be read.
         """
-        there = tuple(key in cameras for key in config.camera_keys)
+        there = _there(config, cameras)
         if not (folder / FOLDER).is_dir():
             return cls(TrainingFreeScorer(), {}, there)
         scorer, weights = load_pruner(folder / FOLDER, tokens=config.num_image_tokens,
@@ -68,7 +68,7 @@ class PolicyPruner:
     @classmethod
     def random(cls, config: Pi0FastConfig, cameras: Collection[str]) -> PolicyPruner:
         """Make one of random weights, to measure how long pruning takes: see load."""
-        scorer, there = LearnedScorer(), tuple(key in cameras for key in config.camera_keys)
+        scorer, there = LearnedScorer(), _there(config, cameras)
         weights = scorer.init(jax.random.key(0), sum(there) * config.siglip.num_tokens,
                               config.gemma.width)
         return cls(scorer, weights, there)
@@ -79,6 +79,11 @@ class PolicyPruner:
             return None
         return AdaptiveVisualPruner(scorer=self.scorer, keep_ratio=variant.keep_ratio,
                                     adaptive=variant.adaptive, cameras=self.cameras)
+
+
+def _there(config: Pi0FastConfig, cameras: Collection[str]) -> tuple[bool, ...]:
+    """Tell which of a policy's cameras are among those of the robot."""
+    return tuple(key in cameras for key in config.camera_keys)
 
 
 class PruningMemory:

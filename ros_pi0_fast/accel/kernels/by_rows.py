@@ -19,7 +19,7 @@ from ros_pi0_fast.model.layers import Params
 
 SMALLEST_CAPABILITY = 8.0
 SMALL = 2 ** 22
-"""Integers of a matrix that a kernel of its own is not worth while for, to widen them."""
+"""Bytes of a matrix of integers that a kernel of its own is not worth while for, to widen them."""
 _HIDDEN = {('MlpBlock_0', 'Dense_0', 'kernel'): 1, ('MlpBlock_0', 'Dense_0', 'bias'): 0,
            ('MlpBlock_0', 'Dense_1', 'kernel'): 0}
 """Ends of the paths of what has SigLIP's hidden axis, and which axis that is."""
@@ -57,7 +57,7 @@ def _wide(w: Rows, dtype: jnp.dtype) -> jax.Array:
     if w.bits == 4:
         return jax.lax.optimization_barrier(w.in_units(dtype))
     return jax.lax.platform_dependent(
-        w.values, cuda=widened, default=lambda values: values.astype(dtype))
+        w, cuda=lambda w: widened(w.values), default=lambda w: w.in_units(dtype))
 
 
 def to_rows(params: Params) -> Params:
