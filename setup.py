@@ -31,6 +31,7 @@ setup(
     maintainer='ros_pi0_fast maintainers',
     maintainer_email='maintainers@ros-pi0-fast.example.org',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={f'{NAME}.accel.kernels': ['decoder_pass_cuda/*']},
     data_files=share('launch', 'config', 'msg', 'checkpoints'),
     python_requires='>=3.10',
     install_requires=[
@@ -50,6 +51,8 @@ setup(
         'matplotlib>=3.8,<4',
     ],
     extras_require={
+        # Beside jax[cuda12] or jax[cuda13], which bring NVRTC, of the same CUDA.
+        'gpu': ['cuda-bindings>=12.6,<14'],
         'sim': ['mujoco>=3.2,<5', 'imageio>=2.34,<3'],
         # qwix, the oracle of one test, needs a flax that there is from Python 3.11 on only.
         'test': ['pytest>=8,<10', 'pytest-timeout>=2.3,<3', 'pytest-xdist>=3.7,<4',

@@ -19,7 +19,8 @@ if device.platform != 'gpu':
     raise SystemExit(f'device: {device.platform}, expected a GPU that JAX can use')
 print(f'{device.device_kind}, compute capability {device.compute_capability}, JAX {jax.__version__}')"
 
-"$python" -m pytest -q test/accel/test_kernels.py test/accel/test_rows.py -p no:cacheprovider |
+"$python" -m pytest -q test/accel/test_kernels.py test/accel/test_rows.py \
+  test/accel/test_decoder_pass.py -p no:cacheprovider |
   tee "$out/kernels.txt"
 "$python" -m ros_pi0_fast.evaluation.benchmark_gpu --json "$out/gpu_bench.json" \
   --trace "$out/trace" "$@" | tee "$out/gpu_bench.txt"

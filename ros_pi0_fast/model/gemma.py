@@ -216,6 +216,10 @@ class Block(nn.Module):
             return x + y, cache
 
     @staticmethod
+    def whole(*_: object) -> None:
+        """Run all layers at once: not here. See accel.kernels.few_tokens."""
+
+    @staticmethod
     def finish(x: jax.Array, norm: Params) -> jax.Array:
         """Return the norm of what the last layer returned."""
         return RMSNorm().apply({'params': norm}, x)

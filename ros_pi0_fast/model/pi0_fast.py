@@ -318,6 +318,8 @@ class Pi0Fast:
     def _run_layers(self, layers: Layers, x: jax.Array, tokens: Tokens, cache: KVCache | None,
                     ) -> tuple[jax.Array, object]:
         block, every = self.block(self.config.gemma, self.attend), tokens.replace(only=None)
+        if cache is not None and (found := block.whole(layers, x, tokens, cache.layers)):
+            return found
         return run_layers(
             lambda weights, x, layer, *, last: block.apply(
                 {'params': weights}, x, tokens if last else every, layer),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from layer_cases import layer, wide
 
 from ros_pi0_fast.accel.kernels import chain
 from ros_pi0_fast.accel.kernels.by_rows import to_rows
@@ -18,7 +19,7 @@ from ros_pi0_fast.accel.kernels.mixed_product import _kernel, mixed_fits, mixed_
 from ros_pi0_fast.accel.kernels.norms import Sum, add_and_norm, halves, norm
 from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.accel.kernels.widen import widened
-from ros_pi0_fast.accel.matrices import Matrices, product, to_matrices
+from ros_pi0_fast.accel.matrices import product, to_matrices
 from ros_pi0_fast.accel.quantization import Scheme, quantize_params
 from ros_pi0_fast.evaluation.product_cuts import KINDS
 from ros_pi0_fast.model.attention import Visible, folded, reference
@@ -36,10 +37,6 @@ ROUNDED = 4e-3
 BFLOAT16 = 2e-2 if ON_GPU else 1e-2
 """Relative error of a layer in bfloat16, of which every product and norm rounds once. On a GPU
 both sides are compiled by other compilers, which round in other places."""
-
-
-def wide(w):
-    return w.astype(jnp.float32) if isinstance(w, jax.Array) else w.wide()
 
 
 def product_case(kind, inputs, outputs, tokens):
@@ -212,39 +209,10 @@ def test_siglip_s_hidden_axis_is_padded_and_its_tokens_are_the_same(kind):
     assert relative_error(seen, np.asarray(expected, np.float32)) < BFLOAT16
 
 
-def layer(kind):
-    block = Block(CONFIG, folded)
-    x = jnp.zeros((1, 1, CONFIG.width))
-    zero = jnp.zeros((1, 1), jnp.int32)
-    params = jax.jit(block.init)(jax.random.key(1), x, Tokens(
-        positions=zero, visible=Visible(end=zero + 1)), None)['params']
-    noise = jax.random.normal(jax.random.key(2), (2, CONFIG.width)) * 0.3
-    params['pre_attention_norm']['scale'], params['pre_ffw_norm']['scale'] = noise
-    equations = {'q_einsum': 'btd,ndh->btnh', 'kv_einsum': 'bsd,ckdh->cbskh',
-                 'attn_vec_einsum': 'btnh,nhd->btd'}
-
-    def stored(w, eqn, convert):
-        w = Matrices.of(w.astype(jnp.bfloat16), eqn)
-        return w.replace(parts=tuple(map(convert, w.parts)))
-
-    def convert(convert):
-        attn = {name: {'w': stored(params['attn'][name]['w'], eqn, convert)}
-                for name, eqn in equations.items()}
-        mlp = {'gating_einsum': stored(params['mlp']['gating_einsum'], 'btd,cdf->cbtf', convert),
-               'linear': stored(params['mlp']['linear'], 'btf,fd->btd', convert)}
-        norms = {name: {'scale': params[name]['scale'].astype(jnp.bfloat16)}
-                 for name in ('pre_attention_norm', 'pre_ffw_norm')}
-        return {'attn': attn, 'mlp': mlp, **norms}
-
-    quantize = KINDS[kind]
-    return (convert(lambda w: wide(quantize(w)).astype(jnp.float32)),
-            convert(lambda w: Rows.of(quantize(w))))
-
-
 @pytest.mark.parametrize(('kind', 'tokens'), [
     ('bfloat16', 3), ('int8', 4), ('int4', 1)])
 def test_a_layer_is_the_model_s(kind, tokens):
-    reference, few = layer(kind)
+    reference, few = layer(kind, CONFIG)
     keys = jax.random.split(jax.random.key(3), 3)
     x = jax.random.normal(keys[0], (1, tokens, CONFIG.width)).astype(jnp.bfloat16)
     shape = (1, 2 * SLOTS + 9, 1, CONFIG.head_dim)

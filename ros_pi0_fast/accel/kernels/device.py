@@ -19,6 +19,8 @@ class Device:
     """'cpu', 'gpu', …"""
     capability: float = 0.0
     """Compute capability of an NVIDIA GPU, such as 8.9; 0 elsewhere."""
+    multiprocessors: int = 0
+    """Of an NVIDIA GPU; 0 elsewhere."""
 
     @classmethod
     def current(cls) -> Device:
@@ -26,7 +28,8 @@ class Device:
         device = jax.devices()[0]
         capability = str(getattr(device, 'compute_capability', None) or 0)
         number = float(capability) if capability.replace('.', '', 1).isdigit() else 0.0
-        return cls(platform=device.platform, capability=number)
+        return cls(platform=device.platform, capability=number,
+                   multiprocessors=int(getattr(device, 'core_count', None) or 0))
 
 
 def jax_refusal() -> str:

@@ -1,4 +1,6 @@
-"""A decoder layer for a few tokens in seven to nine kernels, where a compiler makes twenty-five.
+"""Decoder layers for a few tokens: as one kernel (decoder_pass) where there is one for them.
+
+Else a layer is seven to nine kernels, where a compiler makes twenty-five.
 
 Lossless with bfloat16; weights of integers see activations that are rounded: see few_product.
 
@@ -9,6 +11,7 @@ read its own, so the gate is computed by the products that make it, sums by the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -16,6 +19,8 @@ import jax.numpy as jnp
 
 import ros_pi0_fast.accel.kernels.by_rows  # noqa: F401  (registers products)
 from ros_pi0_fast.accel.kernels.cache_attention import attend_cache
+from ros_pi0_fast.accel.kernels.decoder_pass import PassShape, decoder_pass
+from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.kernels.few_product import TOKENS, Halves, few_fit, few_product
 from ros_pi0_fast.accel.kernels.norms import Sum, add_and_norm, halves, norm
 from ros_pi0_fast.accel.kernels.rows import Rows
@@ -24,7 +29,7 @@ from ros_pi0_fast.model.attention import Attend
 from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.config import GemmaConfig
 from ros_pi0_fast.model.gemma import MAX_WAVELENGTH, Attention, Block, Tokens, rotary_exponents
-from ros_pi0_fast.model.layers import Params
+from ros_pi0_fast.model.layers import Layers, Params
 
 HEAD = 256
 """Size of a head that activations are halved by: all of Gemma's, and a step of the product."""
@@ -38,6 +43,8 @@ class FewTokensBlock:
     attend: Attend
     interpret: bool = False
     """Run the kernels' operations one by one on any device, to test them."""
+    together: bool = True
+    """Run all layers as one kernel where there is one: see decoder_pass."""
 
     def apply(self, variables: Params, x: jax.Array | Sum, tokens: Tokens,
               cache: LayerCache | None) -> tuple[jax.Array | Sum, LayerCache | None]:
@@ -71,6 +78,23 @@ class FewTokensBlock:
                 mlp['linear'].parts, halves(hidden, self.interpret) if halved else hidden,
                 whole=False, leads=True, interpret=self.interpret)), cache
 
+    def whole(self, layers: Layers, x: jax.Array, tokens: Tokens,
+              caches: Sequence[LayerCache] | LayerCache,
+              ) -> tuple[jax.Array, tuple[LayerCache, ...]] | None:
+        """Run all layers as one kernel, if there is one for them: see model.gemma.Block."""
+        if self.interpret or not self.together or not isinstance(layers, tuple) or not all(
+                type(cache) is LayerCache and self.fits(weights, x, tokens)
+                for weights, cache in zip(layers, caches, strict=True)):
+            return None
+        shape = PassShape.of(
+            self.config, len(layers), layers[0]['mlp']['linear'].parts[0].bits, x.shape[1],
+            caches[0].k.shape[1], Device.current())
+        if shape.refusal():
+            return None
+        y, caches = decoder_pass(shape, layers, caches, x[0], *self.turns(tokens),
+                                 self.bounds(tokens))
+        return y[None], caches
+
     def finish(self, x: jax.Array | Sum, norm: Params) -> jax.Array:
         """Return the norm of what the last layer returned: see model.gemma.Block."""
         if not isinstance(x, Sum):
@@ -103,15 +127,24 @@ class FewTokensBlock:
         projected = few_product(
             (*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts), normed, leads=True,
             interpret=self.interpret)
-        radians = (tokens.positions[0, :, None].astype(jnp.float32)
-                   / MAX_WAVELENGTH ** rotary_exponents(size))
-        first = jnp.zeros_like(tokens.slot) if tokens.visible.start is None else (
-            tokens.visible.start)
         mixed, k, v = attend_cache(
             projected.reshape(-1, size), cache.k[0, :, 0], cache.v[0, :, 0],
-            jnp.cos(radians), jnp.sin(radians), jnp.concatenate([first, tokens.slot]),
+            *self.turns(tokens), self.bounds(tokens),
             heads=self.config.num_heads, halved=halved, interpret=self.interpret)
         return mixed, LayerCache(k=k[None, :, None], v=v[None, :, None])
+
+    def turns(self, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+        """Return cosines and sines of the rotary embedding, float32 [t, h / 2]."""
+        radians = (tokens.positions[0, :, None].astype(jnp.float32)
+                   / MAX_WAVELENGTH ** rotary_exponents(self.config.head_dim))
+        return jnp.cos(radians), jnp.sin(radians)
+
+    @staticmethod
+    def bounds(tokens: Tokens) -> jax.Array:
+        """Return the first valid slot, and the one of the first new token: int32 [2]."""
+        first = jnp.zeros_like(tokens.slot) if tokens.visible.start is None else (
+            tokens.visible.start)
+        return jnp.concatenate([first, tokens.slot])
 
 
 def _is_matrices(leaf: object) -> bool:
