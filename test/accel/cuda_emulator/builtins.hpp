@@ -36,6 +36,7 @@ inline unsigned __float_as_uint(float f) { unsigned v; memcpy(&v, &f, 4); return
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float v) { return expf(v); }
 inline float rsqrtf(float v) { return 1 / sqrtf(v); }
+[[noreturn]] inline void __trap() { abort(); }
 template <class Value> inline Value __ldg(const Value* at) { return *at; }
 
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned which) {
