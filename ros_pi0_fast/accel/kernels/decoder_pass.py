@@ -47,8 +47,8 @@ LARGEST_TILES = 2
 """Of eight slots that a warp has registers for."""
 LINE = 16
 """Words of a line of the cache."""
-CAPABILITIES = (9.0, 10.0, 10.3)
-"""Compute capabilities with that much, and with asynchronous copies."""
+CAPABILITY = 9.0
+"""Compute capability of Hopper, which it was written for and seen on."""
 TARGET = '__gpu$xla.gpu.ptx'
 FIRST_LAYER = 5
 """Operands before those of the layers: x, cos, sin, bounds, words."""
@@ -84,8 +84,8 @@ class PassShape:
 
     def refusal(self) -> str:
         """Return why there is no kernel for it, or ''."""
-        if self.capability not in CAPABILITIES:
-            return f'compute capability {self.capability:g}, expected one of {CAPABILITIES}'
+        if self.capability != CAPABILITY:
+            return f'compute capability {self.capability:g}, expected {CAPABILITY}'
         if self.width != WARPS * HEAD or self.width != self.heads * HEAD or (
                 self.hidden % self.width):
             return (f'width {self.width}, {self.heads} heads, hidden {self.hidden}, expected '

@@ -1,6 +1,8 @@
-// What CUDA C++ has and C++ has not, on a CPU: each thread of a kernel is a fiber, and who waits lets others run.
+// What CUDA C++ has and C++ has not, on a CPU: each thread of a kernel is a fiber, and who waits lets others
+// run.
 //
-// Copies are done at random times and in random order, so that a kernel that reads too early reads something else.
+// Copies are done at random times and in random order, so that a kernel that reads too early reads something
+// else.
 
 #include <ucontext.h>
 
@@ -24,20 +26,39 @@
 using std::max;
 using std::min;
 
-struct uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline float __uint_as_float(unsigned v) { float f; memcpy(&f, &v, 4); return f; }
-inline unsigned __float_as_uint(float f) { unsigned v; memcpy(&v, &f, 4); return v; }
+inline float __uint_as_float(unsigned v) {
+    float f;
+    memcpy(&f, &v, 4);
+    return f;
+}
+inline unsigned __float_as_uint(float f) {
+    unsigned v;
+    memcpy(&v, &f, 4);
+    return v;
+}
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float v) { return expf(v); }
 inline float rsqrtf(float v) { return 1 / sqrtf(v); }
 [[noreturn]] inline void __trap() { abort(); }
-template <class Value> inline Value __ldg(const Value* at) { return *at; }
+template <class Value>
+inline Value __ldg(const Value* at) {
+    return *at;
+}
 
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned which) {
     unsigned char bytes[8];
@@ -72,19 +93,19 @@ struct Fiber {
     bool done = false;
     bool (*ready)(void*) = nullptr;
     void* argument = nullptr;
-    std::deque<struct Copy> copies;          // That are done in their order.
+    std::deque<struct Copy> copies;  // That are done in their order.
 };
 
 struct Copy {
     void* to;
     const void* from;
     unsigned bytes;
-    uint64_t* bar;                           // Of a copy whose bytes it counts, or where to arrive.
+    uint64_t* bar;  // Of a copy whose bytes it counts, or where to arrive.
 };
 
 inline std::vector<Block> blocks;
 inline std::vector<std::unique_ptr<Fiber>> fibers;
-inline std::vector<Copy> bulk;               // Copies that are done in any order.
+inline std::vector<Copy> bulk;  // Copies that are done in any order.
 inline Fiber* current;
 inline ucontext_t scheduler;
 inline unsigned random_state = 1;
@@ -132,7 +153,9 @@ const Value* exchange(const Value& value) {
 }
 
 template <class Value>
-const Value& at(const Value* slots, int lane) { return *(const Value*)((const char*)slots + 64 * lane); }
+const Value& at(const Value* slots, int lane) {
+    return *(const Value*)((const char*)slots + 64 * lane);
+}
 
 // An mbarrier in its eight bytes.
 struct Bar {
@@ -203,10 +226,12 @@ inline bool run(unsigned block_count, unsigned threads, unsigned bytes, unsigned
 }
 
 struct Index {
-    unsigned Fiber::*of;
+    unsigned Fiber::* of;
     operator unsigned() const { return current->*of; }
 };
-struct Place { Index x; };
+struct Place {
+    Index x;
+};
 
 }  // namespace emulator
 

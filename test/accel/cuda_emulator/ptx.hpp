@@ -3,7 +3,9 @@
 inline u8* shared_memory() { return (u8*)(((uintptr_t)emulator::block().memory.data() + 127) / 128 * 128); }
 inline u32 address(const void* shared) { return (const u8*)shared - shared_memory(); }
 
-inline void prepare(u64* bar, u32 arrivals) { *(emulator::Bar*)bar = {0, (uint8_t)arrivals, (uint8_t)arrivals, 0, 0}; }
+inline void prepare(u64* bar, u32 arrivals) {
+    *(emulator::Bar*)bar = {0, (uint8_t)arrivals, (uint8_t)arrivals, 0, 0};
+}
 inline void publish_barriers() {}
 inline void wait(const u64* bar, u32 parity) {
     emulator::until([=] { return ((const emulator::Bar*)bar)->phase != parity; });
@@ -46,7 +48,9 @@ inline u32 packed(float low, float high) {
     return rounded(low) | rounded(high) << 16;
 }
 
-struct Fragment { u32 a[4], b[2]; };
+struct Fragment {
+    u32 a[4], b[2];
+};
 
 template <class Sum, class Number>
 void multiply_as(Sum (&sum)[4], const Fragment& own, Number number) {
@@ -68,5 +72,6 @@ inline void multiply(int (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 
     multiply_as(sum, {{a0, a1, a2, a3}, {b0, b1}}, [](u32 v, int k) { return (int)(int8_t)(v >> 8 * k); });
 }
 inline void multiply(float (&sum)[4], u32 a0, u32 a2, u32 b0, u32 b1) {
-    multiply_as(sum, {{a0, 0, a2, 0}, {b0, b1}}, [](u32 v, int k) { return __uint_as_float(v >> 16 * k << 16); });
+    multiply_as(sum, {{a0, 0, a2, 0}, {b0, b1}},
+                [](u32 v, int k) { return __uint_as_float(v >> 16 * k << 16); });
 }

@@ -13,9 +13,15 @@ struct Layer {
     const void* const* pointers;
 
     __device__ Layer(const Shared& s, int index) : pointers(s.taken + FIRST_LAYER + index * PER_LAYER) {}
-    __device__ __forceinline__ const u8* values(int which) const { return (const u8*)pointers[VALUES_OF + which]; }
-    __device__ __forceinline__ const u8* groups(int which) const { return (const u8*)pointers[GROUPS_OF + which]; }
-    __device__ __forceinline__ const float* scales(int which) const { return (const float*)pointers[SCALES_OF + which]; }
+    __device__ __forceinline__ const u8* values(int which) const {
+        return (const u8*)pointers[VALUES_OF + which];
+    }
+    __device__ __forceinline__ const u8* groups(int which) const {
+        return (const u8*)pointers[GROUPS_OF + which];
+    }
+    __device__ __forceinline__ const float* scales(int which) const {
+        return (const float*)pointers[SCALES_OF + which];
+    }
     // Queries, keys and values side by side.
     static __device__ __forceinline__ int projection(int& row) {
         if (row < HEADS * HEAD) return Q;
@@ -47,13 +53,14 @@ __device__ void read_weights(Shared& s, u8* ring, int block, int lane) {
                 copy16(to + 8 * ROW_BYTES + lane * GROUP_BYTES,
                        layer.groups(which) + (u64)(row + lane) * (columns / GROUP) + at / GROUP);
             else if (lane == 8 || lane == 9)
-                copy16(to + 8 * (ROW_BYTES + GROUP_BYTES) + (lane - 8) * 16, layer.scales(which) + row + (lane - 8) * 4);
+                copy16(to + 8 * (ROW_BYTES + GROUP_BYTES) + (lane - 8) * 16,
+                       layer.scales(which) + row + (lane - 8) * 4);
             arrive_after_copies(bar);
         }
         place.move(1);
     };
     const int slice = block % SLICES, sharer = block / SLICES;
-    #pragma unroll 1
+#pragma unroll 1
     for (int index = 0; index < LAYERS; ++index) {
         const Layer layer(s, index);
         for (int unit = block; unit < QKV_UNITS; unit += CTAS) {
