@@ -69,7 +69,8 @@ class Serving:
         engine.forget()
         self._tuner = Tuner(engine)
         self._ask(settings)
-        self._worker = InferenceWorker(self._infer, self._on_chunk, self._on_failure)
+        self._worker = InferenceWorker(self._infer, self._on_chunk, self._on_failure,
+                                       heard=node.context.ok)
         try:
             self._subscribe()
             self._set_rate(settings['rate_hz'])

@@ -21,10 +21,14 @@ class InferenceWorker:
         on_chunk: Called in the worker's thread with each answer.
         on_error: Called there with whatever `infer` or `on_chunk` raised; the worker goes on, also
             when `on_error` raises.
+        heard: Tells whether anybody can hear of an answer. An inference that Ctrl-C overtakes ends
+            where nothing can be published any more, which is no error.
     """
 
-    def __init__(self, infer: Infer, on_chunk: OnChunk, on_error: OnError):
+    def __init__(self, infer: Infer, on_chunk: OnChunk, on_error: OnError,
+                 heard: Callable[[], bool] = lambda: True):
         self._infer, self._on_chunk, self._on_error = infer, on_chunk, on_error
+        self._heard = heard
         self._changed = threading.Condition()
         self._waiting: Observation | None = None
         self._stopping = False
@@ -74,6 +78,8 @@ class InferenceWorker:
 
     def _tell(self, observation: Observation, error: Exception) -> None:
         try:
-            self._on_error(observation, error)
+            if self._heard():
+                self._on_error(observation, error)
         except Exception:  # Nobody is left to tell; a silent worker would be worse than a log.
-            logging.getLogger(__name__).exception('while telling of %r', error)
+            if self._heard():
+                logging.getLogger(__name__).exception('while telling of %r', error)

@@ -95,3 +95,28 @@ def test_stopping_drops_what_waits_and_delivers_what_runs():
     stopper.join(timeout=10)
     assert not stopper.is_alive()
     assert answers == [1]
+
+
+def test_what_nobody_can_hear_is_no_error(caplog):
+    engine, told, heard, ended = Engine(), [], [True], threading.Event()
+
+    def publish(*_):
+        heard[0] = False  # As Ctrl-C would, while this is on its way.
+        raise RuntimeError('the context is shut down')
+
+    def tell(_, error):
+        told.append(str(error))
+        raise error
+
+    worker = InferenceWorker(engine.infer, publish, tell, heard=lambda: heard[0] or ended.set())
+    engine.go_on.release()
+    worker.submit(observation(1))
+    assert ended.wait(10) and worker.stop(10)
+    assert told == [] and not caplog.records
+
+    worker = InferenceWorker(engine.infer, lambda *_: None, tell)
+    engine.go_on.release()
+    worker.submit(observation(-1))
+    assert engine.begun.acquire(timeout=10) and engine.begun.acquire(timeout=10)
+    assert worker.stop(10)
+    assert told == ['no such time'] and 'while telling of' in caplog.text

@@ -207,5 +207,5 @@ def test_faults(seconds, world, begin, start, random_checkpoint, profile_file, t
     assert {'bad image', 'bad joint state', 'stale camera', 'stale joint', 'out of order',
             'empty instruction'} <= world.refusals.keys()
     assert node.stop() == 0, node.output
-    assert 'Traceback' not in node.output
+    assert 'Traceback' not in node.output, node.output
     assert rclpy.ok()
