@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ros_pi0_fast.node.policy_node import PolicyNode
 
 EXECUTOR_THREADS = 5
+SWITCH_INTERVAL_S = 5e-4
+"""How long a thread keeps Python's interpreter while another wants it. An inference wants it some
+tens of times, and by default waits 5 ms each time where a variant is traced meanwhile."""
 STOP_TIMEOUT_S = 2.0
 """How long the end of the process waits for compilation or inference. `ros2 launch` kills what
 has not ended 10 s after SIGINT."""
@@ -22,6 +25,7 @@ has not ended 10 s after SIGINT."""
 
 def run_to_the_end(node: PolicyNode) -> None:
     """Spin a node until it is stopped, then end the process."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     executor = MultiThreadedExecutor(num_threads=EXECUTOR_THREADS)
     executor.add_node(node)
     code = 0
