@@ -117,8 +117,8 @@ def turns(tokens):
 
 def emulated(stored, caches, x, slot, cosines, sines, folder):
     """Return what the kernel makes of new tokens on an emulator, and its caches."""
-    shape = PassShape.of(CONFIG, len(stored), stored[0]['mlp']['linear'].parts[0].bits, x.shape[1],
-                         SLOTS, replace(HOPPER, multiprocessors=16))
+    shape = PassShape.of(CONFIG, len(stored), decoder_pass.bits_of(stored), x.shape[1], SLOTS,
+                         replace(HOPPER, multiprocessors=16))
     assert shape.tiles == 2
     operands, results, aliases = interface(
         shape, stored, caches, x[0], cosines, sines, jnp.array([FIRST, slot], jnp.int32))
@@ -232,6 +232,23 @@ def test_it_is_one_call_that_writes_caches_in_place(monkeypatch):
     text = lowered.as_text()
     assert text.count(decoder_pass.TARGET) == 1 and 'some PTX' in text
     assert text.count('operand_index') == 2 * CONFIG.depth + 1
+
+
+@pytest.mark.parametrize('change', [
+    lambda layer: jax.eval_shape(lambda: case('int8', 1, CONFIG)[1][1]),
+    lambda layer: {**layer, 'pre_ffw_norm': {'scale': jnp.zeros(CONFIG.width)}},
+    lambda layer: jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        (x.shape[0], 2 * x.shape[1]), x.dtype) if x.shape[1:] in ((16,), (32,)) else x, layer)],
+    ids=['other bits', 'float32 gains', 'groups of 64'])
+def test_weights_that_it_would_read_wrong_are_left_to_the_layers(change, monkeypatch):
+    monkeypatch.setattr(few_tokens, 'Device', SimpleNamespace(current=lambda: HOPPER))
+    monkeypatch.setattr(decoder_pass, 'cuda_refusal', str)
+    stored = jax.eval_shape(lambda: case('int4', 1, CONFIG)[1])
+    other = stored[0], change(stored[1])
+    assert jax.tree.leaves(other) != jax.tree.leaves(stored)
+    assert decoder_pass.bits_of(stored) == 4 and decoder_pass.bits_of(other) is None
+    _, _, caches, x = jax.eval_shape(lambda: case('int4', 1, CONFIG))
+    assert FewTokensBlock(CONFIG, folded).whole(other, x, where(1), caches) is None
 
 
 def nvrtc_refusal():

@@ -23,6 +23,7 @@ import numpy as np
 
 from ros_pi0_fast.accel.kernels.cuda_source import cuda_refusal, to_ptx
 from ros_pi0_fast.accel.kernels.device import Device
+from ros_pi0_fast.accel.kernels.rows import Rows
 from ros_pi0_fast.model.cache import LayerCache
 from ros_pi0_fast.model.config import GemmaConfig
 from ros_pi0_fast.model.layers import Params
@@ -32,6 +33,8 @@ TOKENS = 4
 HEAD = 256
 GROUP = 128
 """Inputs that share a scale in four bits."""
+VALUES = {16: jnp.bfloat16, 8: jnp.int8, 4: jnp.uint8}
+"""By bits, the dtype of stored weights."""
 WARPS = 8
 """Of a block, that compute; one more reads weights."""
 THREADS = 32 * (WARPS + 1)
@@ -163,14 +166,32 @@ class PassShape:
             instead.get(name) or (folder / name).read_text() for name in FILES)])
 
 
+def bits_of(layers: Sequence[Params]) -> int | None:
+    """Return the bits of all weights, or None where they are not all as the kernel reads them."""
+    parts = [part for weights in layers for part in _parts(weights)]
+    bits = parts[0].bits
+    read = all(part.bits == bits and part.values.dtype == VALUES[bits]
+               and (bits != 4 or part.group_size == GROUP) for part in parts)
+    gains = all(gain.dtype == jnp.bfloat16 for weights in layers for gain in _gains(weights))
+    return bits if read and gains else None
+
+
+def _gains(weights: Params) -> list[jax.Array]:
+    return [weights['pre_attention_norm']['scale'], weights['pre_ffw_norm']['scale']]
+
+
+def _parts(weights: Params) -> list[Rows]:
+    """Return the matrices of a layer in the kernel's order."""
+    attn, mlp = weights['attn'], weights['mlp']
+    return [*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts,
+            *attn['attn_vec_einsum']['w'].parts, *mlp['gating_einsum'].parts,
+            *mlp['linear'].parts]
+
+
 def _arrays(weights: Params, bits: int) -> list[jax.Array]:
     """Return the arrays of a layer in the kernel's order, its cache left out."""
-    attn, mlp = weights['attn'], weights['mlp']
-    parts = [*attn['q_einsum']['w'].parts, *attn['kv_einsum']['w'].parts,
-             *attn['attn_vec_einsum']['w'].parts, *mlp['gating_einsum'].parts,
-             *mlp['linear'].parts]
-    return [weights['pre_attention_norm']['scale'], weights['pre_ffw_norm']['scale'],
-            *(part.values for part in parts),
+    parts = _parts(weights)
+    return [*_gains(weights), *(part.values for part in parts),
             *(part.scale for part in parts if bits < 16),
             *(part.groups for part in parts if bits == 4)]
 
@@ -202,7 +223,7 @@ def decoder_pass(shape: PassShape, layers: Sequence[Params], caches: Sequence[La
 
     Args:
         shape: See PassShape.refusal.
-        layers: Parameters, whose matrices are Rows.
+        layers: Parameters, whose matrices are Rows: see bits_of.
         caches: bfloat16 [1, slots, 1, h]; the buffers are taken over.
         x: bfloat16 [t, d]
         cos: float32 [t, h / 2]: of the rotary embedding.

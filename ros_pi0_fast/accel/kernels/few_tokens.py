@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 import ros_pi0_fast.accel.kernels.by_rows  # noqa: F401  (registers products)
 from ros_pi0_fast.accel.kernels.cache_attention import attend_cache
-from ros_pi0_fast.accel.kernels.decoder_pass import PassShape, decoder_pass
+from ros_pi0_fast.accel.kernels.decoder_pass import PassShape, bits_of, decoder_pass
 from ros_pi0_fast.accel.kernels.device import Device
 from ros_pi0_fast.accel.kernels.few_product import TOKENS, Halves, few_fit, few_product
 from ros_pi0_fast.accel.kernels.norms import Sum, add_and_norm, halves, norm
@@ -86,9 +86,11 @@ class FewTokensBlock:
                 type(cache) is LayerCache and self.fits(weights, x, tokens)
                 for weights, cache in zip(layers, caches, strict=True)):
             return None
-        shape = PassShape.of(
-            self.config, len(layers), layers[0]['mlp']['linear'].parts[0].bits, x.shape[1],
-            caches[0].k.shape[1], Device.current())
+        bits = bits_of(layers)
+        if bits is None:
+            return None
+        shape = PassShape.of(self.config, len(layers), bits, x.shape[1], caches[0].k.shape[1],
+                             Device.current())
         if shape.refusal():
             return None
         y, caches = decoder_pass(shape, layers, caches, x[0], *self.turns(tokens),
